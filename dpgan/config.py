@@ -1,0 +1,162 @@
+"""The run's settings: `params.yaml`, typed, and the presets that fill what it leaves open."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dpgan.errors import UserError
+from dpgan.presets import PRESETS
+from dpgan.settings import Model, load_yaml, parse, unknown_name
+
+PARAMS = Path("params.yaml")
+
+# Where the stages leave what they made; the same paths stand in dvc.yaml.
+BUILD = Path("build")
+
+
+class LossWeights(Model):
+    """Weights of the training losses; 0 leaves a term out (and out of the computation)."""
+
+    pixel: float = Field(default=1.0, ge=0, description="segmentation loss, equation 3")
+    patch: float = Field(default=1.0, ge=0, description="multi-scale patch hinge, equation 5")
+    feature: float = Field(default=1.0, ge=0, description="feature matching, equation 6")
+    labelmix: float = Field(default=5.0, ge=0, description="lambda_LM, equation 9")
+    perceptual: float = Field(default=0.0, ge=0, description="SPADE's perceptual loss; not in the paper")
+    l1: float = Field(default=0.0, ge=0, description="mean |fake - real|; not in the paper")
+
+
+class TrainSettings(Model):
+    """Everything that decides what is trained. `preset` fills what is not given."""
+
+    preset: str
+    images: int = Field(ge=1, description="real images seen in all, over all workers")
+    batch: int = Field(ge=1, description="images a step, over all workers")
+    generator_width: int = Field(default=64, ge=1, description="channels of the last SPADE block (paper: 64)")
+    discriminator_width: int = Field(default=64, ge=1, description="channels of the last up block (paper: 64)")
+    discriminator_spectral_norm: bool = True
+    noise_channels: int = Field(default=64, ge=1)
+    losses: LossWeights = LossWeights()
+    feature_matching: Literal["mean", "sum"] = "mean"
+    shared_fake: bool = Field(default=False, description="one fake for both updates instead of a new one for D")
+    lr_generator: float = Field(default=1e-4, gt=0)
+    lr_discriminator: float = Field(default=4e-4, gt=0)
+    beta1_generator: float = Field(default=0.0, ge=0, lt=1)
+    beta1_discriminator: float = Field(default=0.0, ge=0, lt=1)
+    beta2: float = Field(default=0.999, gt=0, lt=1)
+    decay_from: float = Field(default=1.0, ge=0, le=1, description="share of the run after which rates fall to 0")
+    ema: float = Field(default=0.9999, ge=0, lt=1)
+    flip: bool = True
+    crop: tuple[int, int] | None = Field(default=None, description="height, width of a random crop")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is faster")
+
+
+class RunSettings(Model):
+    """How and where to run: it changes nothing in what is trained, but for the order of rounding."""
+
+    workers: int = Field(default=2, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpus_per_worker: int = Field(default=1, ge=1)
+    max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
+    checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
+    evaluate_images: int = Field(default=2000, ge=1, description="images between two evaluations")
+    log_images: int = Field(default=200, ge=1, description="images between two log lines")
+    holdout: int = Field(default=64, ge=8, description="training pairs kept out for the evaluation while training")
+
+
+class JudgeSettings(Model):
+    """The small segmentation network that mIoU is measured with, trained on the real training photos."""
+
+    images: int = Field(default=6400, ge=1, description="photos seen in all")
+    batch: int = Field(default=16, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
+    size: tuple[int, int] | None = Field(default=None, description="height, width it works at; null: the card's")
+
+
+class EvaluateSettings(Model):
+    """What is scored, and with which noise."""
+
+    noise_seed: int = 0
+    batch: int = Field(default=16, ge=1)
+    features: Literal["lite0"] = "lite0"
+    kid_subsets: int = Field(default=100, ge=1)
+    kid_subset_size: int = Field(default=100, ge=2)
+
+
+class Params(Model):
+    """params.yaml. Keys that are not here are refused, with the nearest known one."""
+
+    dataset: str
+    raw: str = Field(description="folder of the raw pairs, laid out as the dataset's card says")
+    seed: int = Field(default=0, ge=0)
+    judge: JudgeSettings = JudgeSettings()
+    train: dict[str, Any] = Field(default_factory=dict)
+    run: RunSettings = RunSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @field_validator("train")
+    @classmethod
+    def _train_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return value or {}
+
+    @model_validator(mode="after")
+    def _known_preset(self) -> Params:
+        return self
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """params.yaml, checked. Raises UserError for unknown keys, wrong types and unknown presets."""
+    return parse(Params, load_yaml(path), path)
+
+
+def train_settings(params: Params, card_preset: str, path: Path = PARAMS) -> TrainSettings:
+    """The preset's row with what params.yaml says on top. `preset: null` means the card's."""
+    given = {key: value for key, value in params.train.items() if value is not None}
+    name = given.pop("preset", card_preset)
+    if name not in PRESETS:
+        raise unknown_name("preset", str(name), PRESETS, where=f"{path}: train.preset")
+    row = dict(PRESETS[name])
+    losses = {**row.pop("losses", {}), **(given.pop("losses", None) or {})}
+    return parse(TrainSettings, {**row, **given, "losses": losses, "preset": name}, Path(f"{path}: train"))
+
+
+def identity(**parts: Any) -> str:
+    """A short stable hash of settings and data: two runs are the same run when it is equal."""
+    text = json.dumps({k: v.model_dump() if isinstance(v, Model) else v for k, v in parts.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def quiet_environment() -> None:
+    """Telemetry of every dependency off, and nothing that needs the network; set before they are imported.
+
+    What the user has set already stays as it is.
+    """
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "true",
+        "GX_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+
+
+def need(path: Path, stage: str) -> Path:
+    """`path`, or a UserError that names the stage that makes it."""
+    if not path.exists():
+        raise UserError(f"{path} is not there; `dvc repro {stage}` makes it")
+    return path

@@ -1,0 +1,140 @@
+"""Dataset cards: classes, palettes, id tables and the layout of the raw files.
+
+A card is `data/<name>/dataset.yaml`. Two id spaces exist, and only this module knows both:
+
+- *raw ids* are the grey values in a dataset's label files (`ClassInfo.id`);
+- *class indices* are positions in the card's class list, 0..C-1. Everything behind `prepare` sees only these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dpgan.settings import Model, load_yaml, parse, unknown_name
+
+Size = Annotated[tuple[int, int], Field(description="height, width in pixels; multiples of 32")]
+Role = Literal["train", "val"]
+
+
+class ClassInfo(Model):
+    """One row of a card's class list."""
+
+    id: int = Field(ge=0, le=255, description="grey value in the raw label files")
+    name: str
+    color: tuple[int, int, int]
+    evaluate: bool = Field(default=False, description="counts in mIoU")
+    void: bool = Field(default=False, description="don't care: weight 0 in the losses, ignored in mIoU")
+
+
+class Layout(Model):
+    """Where the raw files of a pair lie below the raw folder; `{split}` and `{id}` are filled in.
+
+    `{id}` may span folders: `leftImg8bit/{split}/{id}_leftImg8bit.png` pairs Cityscapes, city folders included.
+    """
+
+    image: str
+    label: str
+    instance: str | None = None
+
+
+class Toyscapes(Model):
+    """The recipe of a procedural dataset: how many scenes, how large, from which seed."""
+
+    train: int = Field(ge=1)
+    val: int = Field(ge=1)
+    size: Size
+    seed: int = 0
+
+
+class Card(Model):
+    """A dataset as dpgan knows it; read from `data/<name>/dataset.yaml`."""
+
+    name: str
+    title: str
+    licence: str
+    layout: Layout
+    splits: dict[Role, str] = Field(description="the folder name that stands for {split}, by role")
+    size: Size = Field(description="training resolution: height, width")
+    preset: str = Field(description="row of dpgan/presets.py that trains it")
+    min_pairs: int = Field(default=8, ge=1, description="fewest pairs a split may have")
+    toyscapes: Toyscapes | None = Field(default=None, description="recipe, where the raw files are rendered")
+    classes: list[ClassInfo] = Field(min_length=2, max_length=255)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Card:
+        ids = [c.id for c in self.classes]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"classes: id {twice[0]} stands twice; every id belongs to one class")
+        if not any(c.evaluate for c in self.classes):
+            raise ValueError("classes: none has `evaluate: true`; mIoU needs at least one")
+        if set(self.splits) != {"train", "val"}:
+            raise ValueError("splits: both `train` and `val` must name a folder")
+        for height_or_width in self.size:
+            if height_or_width < 32 or height_or_width % 32:
+                raise ValueError(f"size: {height_or_width} is not a multiple of 32")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """C: input classes of the generator, void classes included."""
+        return len(self.classes)
+
+    @cached_property
+    def void(self) -> np.ndarray:
+        """bool [C]: don't-care classes (weight 0 in the cross-entropy, ignored in mIoU)."""
+        return np.array([c.void for c in self.classes])
+
+    @cached_property
+    def evaluated(self) -> np.ndarray:
+        """int [K]: class indices that count in mIoU, in the card's order."""
+        return np.array([i for i, c in enumerate(self.classes) if c.evaluate])
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """uint8 [C, 3]: RGB by class index."""
+        return np.array([c.color for c in self.classes], dtype=np.uint8)
+
+    @cached_property
+    def id_table(self) -> np.ndarray:
+        """int16 [256]: class index by raw id, -1 where the card does not know the id."""
+        table = np.full(256, -1, dtype=np.int16)
+        for index, info in enumerate(self.classes):
+            table[info.id] = index
+        return table
+
+    def colorize(self, labels: np.ndarray) -> np.ndarray:
+        """Class indices uint8 [..., H, W] -> RGB uint8 [..., H, W, 3] in the card's palette."""
+        return self.palette[labels]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the card says; part of every identity that depends on the classes."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def card_path(name: str, root: Path = Path("data")) -> Path:
+    """Where the card of a dataset lies; `root` is the project's data folder."""
+    return root / name / "dataset.yaml"
+
+
+def known_datasets(root: Path = Path("data")) -> list[str]:
+    """Names of the datasets that have a card."""
+    return sorted(p.parent.name for p in root.glob("*/dataset.yaml"))
+
+
+def load_card(name: str, root: Path = Path("data")) -> Card:
+    """The card of dataset `name`; a UserError names the nearest known one where there is none."""
+    path = card_path(name, root)
+    if not path.is_file():
+        raise unknown_name("dataset", name, known_datasets(root), where="params.yaml: dataset")
+    card = parse(Card, load_yaml(path), path)
+    if card.name != name:
+        raise unknown_name("name", card.name, [name], where=f"{path}: name")
+    return card
