@@ -1,0 +1,137 @@
+"""dpgan.data.prepare: Pillow's pixels, class indices, and whole or nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from raw_pairs import make_card, make_raw
+
+from dpgan.data.index import scan
+from dpgan.data.prepare import data_hash, open_prepared, prepare
+from dpgan.errors import UserError
+from dpgan.labels import Card
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    return make_raw(tmp_path / "raw")
+
+
+@pytest.fixture
+def frame(raw: Path) -> pd.DataFrame:
+    return scan(make_card(), raw, workers=1)
+
+
+def test_pixels_are_pillows(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    train, val = (open_prepared(tmp_path / "out", split) for split in ("train", "val"))
+    assert train.ids == ["train/0", "train/1", "train/2"]
+    assert val.ids == ["val/0", "val/1"]
+    assert val.images.shape == (2, 32, 64, 3)
+    assert val.labels.dtype == np.uint8
+    photo = Image.open(raw / "images/test/1.png").resize((64, 32), Image.Resampling.BICUBIC)
+    ids = np.array(Image.open(raw / "labels/test/1.png").resize((64, 32), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(val.images[1], np.array(photo))
+    np.testing.assert_array_equal(val.labels[1], np.searchsorted([0, 7, 255], ids))
+    assert set(np.unique(val.labels)) == {0, 1, 2}
+
+
+def test_a_photo_of_the_size_is_kept_as_it_is(raw: Path, tmp_path: Path) -> None:
+    for path in raw.glob("*/*/*.png"):
+        Image.open(path).crop((0, 0, 64, 32)).save(path)
+    prepare(scan(make_card(), raw, workers=1), make_card(), raw, tmp_path / "out", workers=1)
+    train = open_prepared(tmp_path / "out", "train")
+    np.testing.assert_array_equal(train.images[2], np.array(Image.open(raw / "images/train/2.png")))
+    assert train.labels[2, 0, 0] == 2  # void, raw id 255
+
+
+def test_palette_and_grey_files(raw: Path, tmp_path: Path) -> None:
+    label = Image.open(raw / "labels/train/0.png")
+    expected = np.searchsorted([0, 7, 255], np.array(label.resize((64, 32), Image.Resampling.NEAREST)))
+    label.putpalette([value for i in range(256) for value in (255 - i, i, 0)])
+    label.save(raw / "labels/train/0.png")
+    grey = Image.open(raw / "images/train/0.png").convert("L")
+    grey.save(raw / "images/train/0.png")
+    prepare(scan(make_card(), raw, workers=1), make_card(), raw, tmp_path / "out", workers=1)
+    train = open_prepared(tmp_path / "out", "train")
+    np.testing.assert_array_equal(train.labels[0], expected)
+    np.testing.assert_array_equal(train.images[0, ..., 0], np.array(grey.resize((64, 32), Image.Resampling.BICUBIC)))
+
+
+def test_workers_change_nothing(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    shuffled = frame.sample(frac=1, random_state=0)
+    prepare(frame, make_card(), raw, tmp_path / "one", workers=1)
+    prepare(shuffled, make_card(), raw, tmp_path / "two", workers=2)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["meta.json", "train_images.npy", "train_labels.npy", "val_images.npy", "val_labels.npy"]
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_data_hash_is_of_pixels_classes_and_size(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    def hashed(card: Card, frame: pd.DataFrame = frame) -> str:
+        prepare(frame, card, raw, tmp_path / "out", workers=1)
+        return data_hash(tmp_path / "out")
+
+    first = hashed(make_card())
+    assert hashed(make_card(title="Another title")) == first
+    assert hashed(make_card(size=(64, 64))) != first
+    swapped = [info.model_dump() for info in make_card().classes[::-1]]
+    assert hashed(make_card(classes=swapped)) != first
+    shutil.copy(raw / "images/train/0.png", raw / "images/train/1.png")
+    assert hashed(make_card(), scan(make_card(), raw, workers=1)) != first
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_half_written(raw: Path, frame: pd.DataFrame, tmp_path: Path, workers: int) -> None:
+    (raw / "images/train/2.png").write_bytes(b"gone bad since")
+    with pytest.raises(UserError, match=r"images/train/2\.png: cannot be decoded.*dvc repro index"):
+        prepare(frame, make_card(), raw, tmp_path / "out", workers=workers)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_failure_keeps_what_was_there(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    Image.new("RGB", (96, 48)).save(raw / "images/train/2.png")
+    with pytest.raises(UserError, match=r"images/train/2\.png: changed since it was indexed"):
+        prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    assert open_prepared(tmp_path / "out", "train").images[2].any()
+
+
+def test_an_index_with_errors_is_refused(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    fewer = [info.model_dump() for info in make_card().classes[:2]]
+    with pytest.raises(UserError, match=r"labels/train/0\.png: holds ids that are not in the card"):
+        prepare(frame, make_card(classes=fewer), raw, tmp_path / "out", workers=1)
+    (raw / "labels/train/1.png").unlink()
+    with pytest.raises(UserError, match=r"images/train/1\.png: has no label map.*dvc repro validate"):
+        prepare(scan(make_card(), raw, workers=1), make_card(), raw, tmp_path / "out", workers=1)
+
+
+def test_a_small_disk_is_told_before(
+    raw: Path, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=5 * 4 * 32 * 64 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="GB are free"):
+        prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_arrays_are_read_only(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    with pytest.raises(ValueError, match="read-only"):
+        open_prepared(tmp_path / "out", "val").images[0] = 0
+
+
+def test_not_prepared(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dvc repro prepare"):
+        open_prepared(tmp_path, "train")
+    with pytest.raises(UserError, match="dvc repro prepare"):
+        data_hash(tmp_path)
