@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import scipy.linalg
+
+from dpgan.evaluation import fid as fid_module
+from dpgan.evaluation.baselines import class_mean_colors, paint
+from dpgan.evaluation.fid import fid, kid
+
+
+def textbook_fid(x: np.ndarray, y: np.ndarray) -> float:
+    """Heusel et al., equation 6, word for word."""
+    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    cross = np.trace(scipy.linalg.sqrtm(cov_x @ cov_y)).real
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
+
+
+def samples(seed: int, n: int, dimension: int, shift: float = 0.0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.normal(shift, 1, (n, dimension)) @ generator.normal(0, 1, (dimension, dimension))
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 300), (200, 8), (9, 150)])
+def test_fid_is_the_textbook_formula(n: int, m: int) -> None:
+    x, y = samples(0, n, 8), samples(1, m, 8, shift=0.5)
+    assert fid(x, y) == pytest.approx(textbook_fid(x, y), rel=1e-6)
+
+
+def test_fid_with_fewer_samples_than_features() -> None:
+    x, y = samples(0, 12, 30), samples(1, 20, 30, shift=0.5)
+    # Both sets span at most 30 dimensions, so appending zeros changes nothing but the branch taken.
+    assert fid(x, y) == pytest.approx(fid(np.pad(x, ((0, 0), (0, 50))), np.pad(y, ((0, 0), (0, 50)))), rel=1e-12)
+    # sqrtm of a singular matrix is good for some six digits.
+    assert fid(x, y) == pytest.approx(textbook_fid(x, y), rel=1e-4)
+
+
+def test_both_branches_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = samples(0, 40, 16), samples(1, 50, 16, shift=0.2)
+    reduced = fid(x, y)
+    monkeypatch.setattr(
+        fid_module, "_root", lambda features: (features - features.mean(0)) / np.sqrt(len(features) - 1)
+    )
+    assert fid(x, y) == pytest.approx(reduced, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [10, 100])
+def test_fid_of_a_set_with_itself_is_zero(n: int) -> None:
+    x = samples(3, n, 20)
+    assert fid(x, x[::-1]) == pytest.approx(0, abs=1e-9)
+
+
+def test_fid_of_two_gaussians_known_in_closed_form() -> None:
+    # Whitened samples: mean and covariance are exact, not estimates.
+    x = np.random.default_rng(0).normal(size=(500, 3))
+    x -= x.mean(axis=0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+    y = x * [1.0, 2.0, 3.0] + [0.0, 0.0, 4.0]
+    assert fid(x, y) == pytest.approx(4**2 + (2 - 1) ** 2 + (3 - 1) ** 2, rel=1e-12)
+
+
+def test_fid_takes_float32_features_and_computes_in_float64() -> None:
+    x, y = samples(0, 60, 8).astype(np.float32) + 1000, samples(1, 60, 8).astype(np.float32) + 1000
+    assert fid(x, y) == fid(x.astype(np.float64), y.astype(np.float64))
+
+
+def brute_force_kid(x: np.ndarray, y: np.ndarray) -> float:
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    n = len(x)
+    pairs = [(i, j) for i in range(n) for j in range(n)]
+    within = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in pairs if i != j) / (n * (n - 1))
+    return within - 2 * sum(kernel(x[i], y[j]) for i, j in pairs) / n**2
+
+
+def test_kid_is_a_thousand_times_the_brute_force_mmd() -> None:
+    x, y = samples(0, 10, 4), samples(1, 10, 4, shift=0.3)
+    mean, deviation = kid(x, y, subsets=3, subset_size=10)
+    assert mean == pytest.approx(1000 * brute_force_kid(x, y), rel=1e-9)
+    assert deviation == pytest.approx(0, abs=1e-6)  # every subset is the whole set
+
+
+def test_kid_is_unbiased_at_any_size() -> None:
+    def mean_kid(size: int, shift: float) -> float:
+        generator = np.random.default_rng(size)
+        values = [
+            kid(generator.normal(0, 1, (size, 8)), generator.normal(shift, 1, (size, 8)), subsets=1)[0]
+            for _ in range(400)
+        ]
+        return float(np.mean(values))
+
+    for size in (10, 40):
+        assert mean_kid(size, 0.0) == pytest.approx(0, abs=60)
+    assert mean_kid(10, 0.5) == pytest.approx(mean_kid(40, 0.5), rel=0.1)
+    assert mean_kid(40, 0.5) > 500
+
+
+def test_kid_repeats_by_seed_and_varies_over_subsets() -> None:
+    x, y = samples(0, 60, 4), samples(1, 80, 4)
+    assert kid(x, y, subsets=5, subset_size=20, seed=1) == kid(x, y, subsets=5, subset_size=20, seed=1)
+    assert kid(x, y, subsets=5, subset_size=20, seed=1) != kid(x, y, subsets=5, subset_size=20, seed=2)
+    assert kid(x, y, subsets=5, subset_size=20)[1] > 0
+
+
+def test_class_mean_colors() -> None:
+    images = np.zeros((2, 1, 2, 3), dtype=np.uint8)
+    images[0, 0] = [[10, 20, 30], [20, 40, 60]]
+    images[1, 0] = [[30, 60, 91], [255, 0, 1]]
+    labels = np.array([[[0, 0]], [[0, 2]]], dtype=np.uint8)
+    colors = class_mean_colors(images, labels, num_classes=3)
+    np.testing.assert_allclose(colors[0], [20, 40, 181 / 3])
+    np.testing.assert_array_equal(colors[2], [255, 0, 1])
+    np.testing.assert_allclose(colors[1], images.reshape(-1, 3).mean(axis=0))  # a class without a pixel
+
+
+def test_paint_rounds_and_keeps_leading_axes() -> None:
+    colors = np.array([[0.4, 0.6, 254.6], [1.0, 2.0, 3.0]])
+    painted = paint(np.array([[[0, 1]], [[1, 1]]], dtype=np.uint8), colors)
+    assert painted.dtype == np.uint8
+    assert painted.tolist() == [[[[0, 1, 255], [1, 2, 3]]], [[[1, 2, 3], [1, 2, 3]]]]
