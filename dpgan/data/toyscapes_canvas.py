@@ -121,7 +121,7 @@ class Canvas:
         }  # fmt: skip
         self._shade = {face: tuple(a + s * c for a, s in zip(ambient, sun, strict=True)) for face, c in cosine.items()}
         extent = (self.width * SUPER, self.height * SUPER)
-        self._color = Image.new("RGB", extent)
+        self._color = Image.new("RGB", extent, self._packed(light.horizon))
         self._code = Image.new("I", extent, SKY)
         self._shadow = Image.new("L", (self.width, self.height))
         self._glow = Image.new("RGB", (max(1, self.width // 2), max(1, self.height // 2)))

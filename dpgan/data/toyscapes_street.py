@@ -56,7 +56,7 @@ class Layout:
 def paint_ground(c: Canvas, rng: Random, lay: Layout, crossing: float | None) -> None:
     """Grass, pavement, kerbs, road and its markings."""
     worn, line = rng.uniform(0.88, 1.08), (232, 230, 220)
-    band(c, -90, 90, NEAR, 400, mix(GRASS, (168, 150, 84), rng.uniform(0, 0.4)), TERRAIN)
+    band(c, -2000, 2000, NEAR, 400, mix(GRASS, (168, 150, 84), rng.uniform(0, 0.4)), TERRAIN)
     for s in (-1, 1):
         outer = lay.front[s] + s * (0.6 if lay.style[s] == "town" else 0.0)
         band(c, lay.path[s], outer, NEAR, FAR, PAVING, SIDEWALK)
