@@ -1,0 +1,83 @@
+"""The losses of DP-GAN (section 3.3) and OASIS's LabelMix, as pure functions on integer labels.
+
+Labels are class indices, uint8 or int64 [B, H, W]. The discriminator's logits are [B, C+1, H, W]: channel 0 is the
+fake class and channel c+1 is class c. Every loss is computed in fp32, whatever the dtype of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def class_counts(labels: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each class: int64 [C]. Sum over workers before `class_weights` to weight by the global batch."""
+    return torch.bincount(labels.flatten(), minlength=num_classes)
+
+
+def class_weights(counts: Tensor, void: Tensor) -> Tensor:
+    """Weights of the classes, fp32 [C]: eq. 4 in the released code's form.
+
+    pixels / (classes present * pixels of the class), and 0 for void and absent classes. Over the pixels of a batch
+    without void the mean weight is exactly 1, however many classes it holds.
+    `counts` int [C] of one global batch; `void` bool [C] marks don't-care classes.
+    """
+    present = (counts > 0) & ~void
+    weights = counts.sum() / (present.sum() * counts)
+    return torch.where(present, weights, 0.0)
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """First term of eq. 3 (real images) and of eq. 7 (generated ones): weighted cross-entropy, mean over all pixels."""
+    targets = labels.long() + 1
+    total = F.cross_entropy(logits.float(), targets, weight=F.pad(weights, (1, 0)), reduction="sum")
+    return total / labels.numel()
+
+
+def fake_loss(logits: Tensor) -> Tensor:
+    """Second term of eq. 3: mean of -log p(fake) over all pixels, don't-care ones included."""
+    logits = logits.float()
+    return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
+
+
+def patch_loss_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Eq. 5: hinge loss of the patch scores [B, 1, h, w], mean over the heads."""
+    losses = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def patch_loss_generator(fake: Sequence[Tensor], clamp: bool = False) -> Tensor:
+    """The generator's side of eq. 5: -mean of the scores; with `clamp` the mean of max(1 - score, 0) of eq. 7.
+
+    The clamped form stops pushing where the discriminator is convinced; the released code does not clamp.
+    """
+    losses = [F.relu(1 - f.float()).mean() if clamp else -f.float().mean() for f in fake]
+    return torch.stack(losses).mean()
+
+
+def feature_matching_loss(fake: Sequence[Tensor], real: Sequence[Tensor], reduction: Literal["mean", "sum"]) -> Tensor:
+    """Eq. 6: mean squared distance of the decoder's features; `mean` (paper) or `sum` (released code) over layers.
+
+    The real image's features are a constant of the loss.
+    """
+    losses = torch.stack([F.mse_loss(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)])
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def labelmix_mask(labels: Tensor, table: Tensor) -> Tensor:
+    """Mask of LabelMix, bool [B, 1, H, W], True = real: `table` bool [C] holds one draw a class for the batch."""
+    return table[labels.long()].unsqueeze(1)
+
+
+def labelmix(real: Tensor, fake: Tensor, mask: Tensor) -> Tensor:
+    """LabelMix(real, fake, mask): the real pixels where the mask is True, the generated ones elsewhere."""
+    return torch.where(mask, real, fake)
+
+
+def labelmix_loss(mixed_logits: Tensor, real_logits: Tensor, fake_logits: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 8 as a mean: distance of the logits of a mixed image from the mixed logits; gradients reach all three."""
+    return F.mse_loss(mixed_logits.float(), labelmix(real_logits.float(), fake_logits.float(), mask))

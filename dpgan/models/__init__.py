@@ -1,0 +1,1 @@
+"""The networks: generator, discriminator, their averages, and the perceptual loss's feature network."""

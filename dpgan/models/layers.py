@@ -1,0 +1,121 @@
+"""Layers that the generator and the discriminator share. Imports torch only: shipped with a registered model."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
+
+INIT_GAIN = 0.02  # xavier_normal, as SPADE and OASIS
+
+
+class _AllReduce(torch.autograd.Function):
+    """Sum over all workers; the gradient of a sum that every worker uses is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm whose training statistics are those of the global batch: workers change nothing but speed.
+
+    Workers may hold different numbers of samples. Statistics are fp32 whatever the dtype of the input.
+    `torch.nn.SyncBatchNorm` does the same but refuses CPU tensors.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        if input.is_cuda:
+            group = dist.group.WORLD
+            return SyncBatchNorm.apply(
+                input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum,
+                group, dist.get_world_size(),
+            )  # fmt: skip
+
+        # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
+        var, mean = (t.double() for t in torch.var_mean(input.float(), dim=(0, 2, 3), correction=0))
+        count = input.numel() // input.shape[1]
+        sums = _AllReduce.apply(torch.cat([mean * count, (var + mean.square()) * count, mean.new_tensor([count])]))
+        total = sums[-1].detach()
+        mean, square = (sums[:-1] / total).chunk(2)
+        var = square - mean.square()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((var * total / (total - 1)).to(self.running_var.dtype), momentum)
+        scale = torch.rsqrt(var + self.eps)
+        mean, scale = (t.float()[:, None, None] for t in (mean, scale))
+        normalised = (input.float() - mean) * scale
+        if self.affine:
+            normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
+        return normalised.to(input.dtype)
+
+
+class SpectralNorm(nn.Module):
+    """Parametrisation that divides a weight by its largest singular value, u W v (Miyato et al., 2018).
+
+    Every training forward pass does one power iteration, v before u as the released checkpoints expect;
+    `torch.nn.utils.parametrizations.spectral_norm` goes u before v and so lags half a step behind.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rows, columns = weight.flatten(1).shape
+        self.register_buffer("u", F.normalize(weight.new_empty(rows).normal_(), dim=0))
+        self.register_buffer("v", F.normalize(weight.new_empty(columns).normal_(), dim=0))
+        for _ in range(15):  # start from a fair estimate
+            self.iterate(weight)
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor) -> None:
+        """One power iteration."""
+        matrix = weight.flatten(1)
+        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
+        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):  # bf16 is too coarse for the iteration
+            if self.training:
+                self.iterate(weight)
+            u, v = self.u.clone(), self.v.clone()  # the next iteration must not change what backward needs
+            return weight / torch.dot(u, weight.flatten(1) @ v)
+
+
+def spectral_norm(conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution, its weight drawn anew and then spectral-normalised."""
+    initialise(conv)  # now, so that the iteration starts from the weight that will be trained
+    # unsafe: no trial pass, which the meta device could not do.
+    register_parametrization(conv, "weight", SpectralNorm(conv.weight.detach()), unsafe=True)
+    return conv
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Weights as SPADE and OASIS draw them: xavier_normal with gain 0.02, bias 0, BatchNorm weight N(1, 0.02)."""
+    if isinstance(module, nn.Conv2d) and not is_parametrized(module):
+        nn.init.xavier_normal_(module.weight, gain=INIT_GAIN)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d) and module.affine:
+        nn.init.normal_(module.weight, 1.0, INIT_GAIN)
+        nn.init.zeros_(module.bias)

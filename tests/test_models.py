@@ -1,0 +1,255 @@
+"""The networks: sizes, the rearrangements against their plain forms, averaging, and literals of a fixed seed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpgan.errors import UserError
+from dpgan.models.discriminators import DPDiscriminator, convolve_and_pool, upsample_and_convolve
+from dpgan.models.ema import recollect_statistics, update_ema
+from dpgan.models.generators import DPGenerator, LabelConv, conv3x3_upsampled, spread
+from dpgan.models.layers import BatchNorm, SpectralNorm, spectral_norm
+from dpgan.models.official import load_official_discriminator, load_official_generator, official_views
+from dpgan.models.perceptual import PerceptualLoss
+
+
+def inputs(size: tuple[int, int] = (64, 96), batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """labels uint8 of five classes, noise of 64 channels, images."""
+    g = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 5, (batch, *size), generator=g, dtype=torch.uint8)
+    return labels, torch.randn(batch, 64, generator=g), torch.rand(batch, 3, *size, generator=g) * 2 - 1
+
+
+@pytest.fixture
+def generator() -> DPGenerator:
+    torch.manual_seed(0)
+    return DPGenerator(5, width=1)
+
+
+@pytest.fixture
+def discriminator() -> DPDiscriminator:
+    torch.manual_seed(0)
+    return DPDiscriminator(5, width=2)
+
+
+def test_parameter_counts_are_the_papers() -> None:
+    def millions(model: nn.Module) -> float:
+        return round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+
+    with torch.device("meta"):
+        assert millions(DPGenerator(35)) == 69.51
+        assert millions(DPGenerator(151)) == 70.62
+        assert millions(DPDiscriminator(35)) == 22.92
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 64), (96, 128), (32, 160)])
+def test_any_size_that_is_a_multiple_of_32(
+    generator: DPGenerator, discriminator: DPDiscriminator, size: tuple[int, int]
+) -> None:
+    labels, noise, _ = inputs(size)
+    images = generator(labels, noise)
+    assert images.shape == (2, 3, *size)
+    assert images.abs().max() < 1
+    output = discriminator(images)
+    assert output.logits.shape == (2, 6, *size)
+    assert [p.shape[:2] for p in output.patches] == [(2, 1), (2, 1)]
+    assert output.features[-1].shape == (2, 2, *size)
+    assert len(output.features) == 5
+    output.logits.sum().backward()
+    assert all(p.grad is not None for p in generator.parameters())
+
+
+def test_labels_of_either_dtype(generator: DPGenerator) -> None:
+    labels, noise, _ = inputs()
+    with torch.no_grad():
+        assert torch.equal(generator.eval()(labels, noise), generator(labels.long(), noise))
+
+
+def test_without_heads_the_logits_are_the_same(discriminator: DPDiscriminator) -> None:
+    _, _, images = inputs()
+    with torch.no_grad():
+        output = discriminator.eval()(images, heads=False)
+        assert output.patches == []
+        assert torch.equal(output.logits, discriminator(images).logits)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 8])
+def test_separable_convolution_equals_the_plain_one(factor: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 2, 5, generator=g, dtype=torch.float64)
+    weight = torch.randn(4, 3, 3, 3, generator=g, dtype=torch.float64)
+    size = torch.Size([2 * factor, 5 * factor])
+    plain = F.conv2d(F.interpolate(x, size=size, mode="bilinear"), weight, padding=1)
+    torch.testing.assert_close(conv3x3_upsampled(x, weight, size), plain)
+
+
+def test_fused_resampling_equals_the_plain_one() -> None:
+    torch.manual_seed(0)
+    x, conv = torch.randn(2, 4, 6, 8), nn.Conv2d(4, 3, 3, padding=1)
+    torch.testing.assert_close(convolve_and_pool(x, conv), F.avg_pool2d(conv(x), 2))
+    plain = conv(F.interpolate(x, scale_factor=2.0))
+    torch.testing.assert_close(upsample_and_convolve(x, conv), plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("spatial", [False, True])
+def test_label_convolution_equals_the_plain_one(spatial: bool) -> None:
+    labels, noise, _ = inputs((32, 64))
+    one_hot = F.one_hot(labels.long(), 5).movedim(-1, 1).float()
+    conv = LabelConv(69, 4, 3, padding=1)
+    constant = spread(noise, (32, 64))
+    plain = F.conv2d(torch.cat([constant, one_hot], dim=1), conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(conv(one_hot, constant if spatial else noise), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_finds_the_largest_singular_value() -> None:
+    torch.manual_seed(0)
+    conv = spectral_norm(nn.Conv2d(6, 8, 3))
+    for _ in range(50):
+        weight = conv.weight
+    assert torch.linalg.matrix_norm(weight.flatten(1), ord=2).item() == pytest.approx(1.0, abs=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv.weight.dtype == torch.float32
+    state = copy.deepcopy(conv.state_dict())
+    conv.eval()(torch.randn(1, 6, 8, 8))
+    assert all(torch.equal(v, state[k]) for k, v in conv.state_dict().items())
+
+
+def test_spectral_norm_survives_two_forwards_before_backward(discriminator: DPDiscriminator) -> None:
+    _, _, images = inputs()
+    (discriminator(images).logits.mean() - discriminator(-images).logits.mean()).backward()
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(0)
+    model = DPGenerator(5, width=8)
+    stem = model.stem.weight
+    assert stem.std().item() == pytest.approx(0.02 * (2 / (9 * (69 + 128))) ** 0.5, rel=0.05)
+    gamma = model.blocks[0].modulation.weight[:128]  # drawn as a convolution of its own
+    assert gamma.std().item() == pytest.approx(0.02 * (2 / (9 * (128 + 128))) ** 0.5, rel=0.05)
+    norm = model.pyramid[1].norm
+    assert norm.weight.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert norm.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert all(not p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bf16_autocast_stays_close(generator: DPGenerator, dtype: torch.dtype) -> None:
+    labels, noise, _ = inputs()
+    with torch.no_grad():
+        exact = generator.eval()(labels, noise)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = generator(labels, noise)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+
+
+def test_ema_averages_parameters_and_copies_buffers(generator: DPGenerator) -> None:
+    average = copy.deepcopy(generator)
+    generator.train()(*inputs()[:2])
+    with torch.no_grad():
+        for p in generator.parameters():
+            p.add_(1.0)
+    before = [p.clone() for p in average.parameters()]
+    update_ema(average, generator, decay=0.75)
+    for old, new in zip(before, average.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
+    for ours, model in zip(average.buffers(), generator.buffers(), strict=True):
+        assert torch.equal(ours, model)
+
+
+def test_recollected_statistics_are_means_over_batches(generator: DPGenerator) -> None:
+    labels, noise, _ = inputs(batch=4)
+    generator.eval()
+    vectors = {k: v.clone() for k, v in generator.named_buffers() if k.endswith((".u", ".v"))}
+    recollect_statistics(generator, [(labels[:2], noise[:2]), (labels[2:], noise[2:])])
+
+    first = generator.pyramid[0]
+    with torch.no_grad():
+        one_hot = F.one_hot(labels.long(), 5).movedim(-1, 1).float()
+        response = first.conv(one_hot, noise)
+    expected = (response[:2].var((0, 2, 3)) + response[2:].var((0, 2, 3))) / 2
+    torch.testing.assert_close(first.norm.running_var, expected)
+    torch.testing.assert_close(first.norm.running_mean, response.mean((0, 2, 3)), rtol=1e-4, atol=1e-7)
+    assert first.norm.num_batches_tracked == 2
+    assert not any(m.training for m in generator.modules())
+    assert {m.momentum for m in generator.modules() if isinstance(m, BatchNorm)} == {0.1}
+    buffers = dict(generator.named_buffers())
+    assert all(torch.equal(v, buffers[k]) for k, v in vectors.items())
+
+
+def official(model: nn.Module) -> dict[str, Tensor]:
+    """A state dict as the official code would have it."""
+    state = {k: v.clone() for k, v in official_views(model.state_dict()).items()}
+    shared = {k: v for k, v in state.items() if "norm_0.first_norm" in k}
+    for i, block in enumerate(getattr(model, "blocks", [])):
+        if block.learned_shortcut:
+            state |= {k.replace("norm_0", "norm_s"): v for k, v in shared.items() if k.startswith(f"body.{i}.")}
+    return state
+
+
+def test_official_state_dicts_round_trip(generator: DPGenerator, discriminator: DPDiscriminator) -> None:
+    for model, load in (
+        (generator, load_official_generator),
+        (discriminator, load_official_discriminator),
+    ):
+        loaded = load(official(model)).state_dict()
+        assert all(torch.equal(v, loaded[k]) for k, v in model.state_dict().items())
+
+
+def test_official_state_dict_that_does_not_fit(generator: DPGenerator) -> None:
+    state = official(generator)
+    state["body.1.conv_0.bias"] = torch.zeros(3)
+    state["extra"] = state.pop("fc.bias")
+    with pytest.raises(UserError) as error:
+        load_official_generator(state)
+    message = str(error.value)
+    assert "missing key 'fc.bias'" in message
+    assert "unexpected key 'extra'" in message
+    assert "'body.1.conv_0.bias' has shape (3,), expected (16,)" in message
+    with pytest.raises(UserError, match=r"conv_img\.weight"):
+        load_official_generator({})
+    state = official(generator)
+    state["body.2.norm_s.first_norm.running_mean"] = state["body.2.norm_0.first_norm.running_mean"] + 1
+    with pytest.raises(UserError, match="norm_0"):
+        load_official_generator(state)
+
+
+def test_perceptual_loss() -> None:
+    _, _, real = inputs()
+    loss = PerceptualLoss().train()
+    loss.calibrate(real)
+    before = {k: v.clone() for k, v in loss.state_dict().items()}
+    for feature in loss.features(real):
+        assert feature.std(dim=(0, 2, 3)).median().item() == pytest.approx(1.0, rel=1e-3)
+    fake = real.flip(3).requires_grad_()
+    assert loss(real, real).item() == 0
+    loss(fake, real).backward()
+    assert fake.grad is not None
+    assert fake.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in loss.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+
+
+def test_spectral_norm_can_be_left_out() -> None:
+    model = DPDiscriminator(5, width=2, spectral_norm=False)
+    assert not any(isinstance(m, SpectralNorm) for m in model.modules())
+
+
+def test_literals(generator: DPGenerator, discriminator: DPDiscriminator) -> None:
+    """One training forward of each network, as numbers: any change of the mathematics shows here."""
+    labels, noise, images = inputs()
+    with torch.no_grad():
+        fake = generator(labels, noise)
+        output = discriminator(images)
+    values = [
+        fake.abs().mean(),
+        output.logits.abs().mean(),
+        output.patches[0].abs().mean(),
+        output.features[0].abs().mean(),
+    ]
+    assert [v.item() for v in values] == pytest.approx([0.00365322, 0.00179247, 0.000177176, 0.0178895], rel=1e-4)
