@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
 from dpgan.errors import UserError
 from dpgan.presets import PRESETS
@@ -52,21 +52,21 @@ class TrainSettings(Model):
     decay_from: float = Field(default=1.0, ge=0, le=1, description="share of the run after which rates fall to 0")
     ema: float = Field(default=0.9999, ge=0, lt=1)
     flip: bool = True
+    holdout: int = Field(default=64, ge=8, description="training pairs kept out for the evaluation while training")
+    evaluate_images: int = Field(default=1000, ge=1, description="images between two evaluations; the best is kept")
     crop: tuple[int, int] | None = Field(default=None, description="height, width of a random crop")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is faster")
 
 
 class RunSettings(Model):
-    """How and where to run: it changes nothing in what is trained, but for the order of rounding."""
+    """How and where to run: it changes nothing in what is trained but rounding, so DVC does not track it."""
 
     workers: int = Field(default=2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cpus_per_worker: int = Field(default=1, ge=1)
     max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
-    evaluate_images: int = Field(default=2000, ge=1, description="images between two evaluations")
     log_images: int = Field(default=200, ge=1, description="images between two log lines")
-    holdout: int = Field(default=64, ge=8, description="training pairs kept out for the evaluation while training")
 
 
 class JudgeSettings(Model):
@@ -98,15 +98,6 @@ class Params(Model):
     train: dict[str, Any] = Field(default_factory=dict)
     run: RunSettings = RunSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
-
-    @field_validator("train")
-    @classmethod
-    def _train_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return value or {}
-
-    @model_validator(mode="after")
-    def _known_preset(self) -> Params:
-        return self
 
 
 def load_params(path: Path = PARAMS) -> Params:

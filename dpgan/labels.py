@@ -76,6 +76,14 @@ class Card(Model):
             raise ValueError("classes: none has `evaluate: true`; mIoU needs at least one")
         if set(self.splits) != {"train", "val"}:
             raise ValueError("splits: both `train` and `val` must name a folder")
+        both = [c.name for c in self.classes if c.evaluate and c.void]
+        if both:
+            raise ValueError(
+                f"classes: {both[0]} is both `evaluate` and `void`; a don't-care class cannot count in mIoU"
+            )
+        for key, pattern in self.layout.model_dump(exclude_none=True).items():
+            if "{id}" not in pattern:
+                raise ValueError(f"layout.{key}: {pattern!r} lacks {{id}}, which names the pair")
         for height_or_width in self.size:
             if height_or_width < 32 or height_or_width % 32:
                 raise ValueError(f"size: {height_or_width} is not a multiple of 32")

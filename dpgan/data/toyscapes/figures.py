@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
-from dpgan.data.toyscapes_canvas import LIGHT, POLE, SIGN, VEGETATION, Canvas, Color, Point, mix, scaled
+from dpgan.data.toyscapes.canvas import LIGHT, POLE, SIGN, VEGETATION, Canvas, Color, Point, mix, scaled
 
 SKIN: list[Color] = [(240, 200, 170), (224, 172, 136), (176, 122, 86), (112, 74, 52)]
 HAIR: list[Color] = [(40, 30, 26), (92, 60, 34), (196, 156, 84), (150, 150, 150)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from dpgan.data.toyscapes_canvas import (
+from dpgan.data.toyscapes.canvas import (
     BUILDING,
     FENCE,
     ROAD,

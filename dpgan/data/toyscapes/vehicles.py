@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from random import Random
 
-from dpgan.data.toyscapes_canvas import Canvas, Color, Point, mix, scaled
+from dpgan.data.toyscapes.canvas import Canvas, Color, Point, mix, scaled
 
 GLASS: Color = (44, 58, 74)
 TYRE: Color = (26, 26, 30)

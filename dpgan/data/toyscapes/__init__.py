@@ -1,7 +1,7 @@
 """Toyscapes: procedural street scenes with exact Cityscapes labels, a data set that needs no download.
 
 A scene is a pure function of (seed, index, size): a street is laid out in metres, then painted from far to near by
-`toyscapes_canvas`. Size only decides how finely; what stands where does not depend on it.
+`canvas`. Size only decides how finely; what stands where does not depend on it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dpgan.data import toyscapes_figures as figures
-from dpgan.data import toyscapes_street as street
-from dpgan.data import toyscapes_vehicles as vehicles
-from dpgan.data.toyscapes_canvas import (
+from dpgan.data.toyscapes import figures, street, vehicles
+from dpgan.data.toyscapes.canvas import (
     BICYCLE,
     BUS,
     CAR,

@@ -1,0 +1,44 @@
+# Everything runs in .venv, made from requirements.lock. `make demo` and `make test` need nothing else.
+PYTHON ?= python3.11
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: demo test lint ui lock clean help
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+demo: .venv/made ## train, score and promote a DP-GAN on procedural scenes (about 12 minutes on 2 cores)
+	dvc repro
+	@dpgan summary
+
+test: .venv/made ## all tests
+	pytest
+
+lint: .venv/made ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: .venv/made ## the MLflow UI on http://127.0.0.1:5000
+	dpgan ui
+
+lock: ## requirements.lock anew from pyproject.toml (needs uv)
+	{ echo '# Exact versions of everything; made from pyproject.toml by `make lock`.'; \
+	  echo '# Install with --no-deps: some wheels name ancient versions of torch that they do not need.'; \
+	  uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-emit-find-links --no-header \
+	    --annotation-style line -q; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## what the pipeline made, but not the environment
+	rm -rf build runs mlruns .prefect data/toyscapes/raw
+
+.venv/made: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo 'error: Python 3.11 is needed; name it: make PYTHON=/path/to/python3.11'; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@echo 'environment: downloading and installing the packages of requirements.lock (some 7 GB, a few minutes)'
+	.venv/bin/pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements.lock | \
+	  awk '/^Collecting/ {n++; if (n % 25 == 0) print "environment: " n " packages collected"; fflush()} /^(Installing|Successfully)/ {print substr($$0, 1, 100) "..."; fflush()}'
+	.venv/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@

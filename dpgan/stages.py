@@ -1,0 +1,396 @@
+"""The stages of dvc.yaml: each reads what the stages before it left in build/, and leaves its own.
+
+They compose the floors below and hold no logic of their own. Heavy imports stand inside, so that `dpgan index`
+does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpgan.config import BUILD, Params, identity, load_params, need, train_settings
+from dpgan.errors import UserError
+from dpgan.labels import Card, load_card
+from dpgan.progress import Progress
+
+if TYPE_CHECKING:
+    from dpgan.data.prepare import Split
+    from dpgan.evaluation.evaluate import Evaluator
+    from dpgan.models.generators import DPGenerator
+
+INDEX = BUILD / "index.parquet"
+VALIDATION = BUILD / "validation"
+PREPARED = BUILD / "prepared"
+JUDGE, JUDGE_SCORES = BUILD / "judge.safetensors", BUILD / "judge.json"
+TRAINED, TRAIN_SCORES = BUILD / "train", BUILD / "train.json"
+EVALUATION, SCORES = BUILD / "evaluation", BUILD / "scores.json"
+PROMOTION = BUILD / "promotion.json"
+SHEET_ROWS = 8
+
+
+@cache
+def _setup() -> tuple[Params, Card]:
+    """params.yaml and the dataset's card; every mistake in them comes up before a stage starts."""
+    params = load_params()
+    card = load_card(params.dataset)
+    train_settings(params, card.preset)
+    return params, card
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.rename(path)
+
+
+def _read_json(path: Path, stage: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(need(path, stage).read_text())
+    return content
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder that gets its name only when everything in it is written."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(path, ignore_errors=True)
+    part.rename(path)
+
+
+def render() -> None:
+    """Render the raw files of a procedural dataset into its raw folder (a stage of data/<name>/dvc.yaml)."""
+    from dpgan.data.toyscapes import write_dataset
+
+    name = Path.cwd().name
+    card = load_card(name, Path.cwd().parent)
+    write_dataset(card, Path("raw"), workers=os.cpu_count() or 1, progress=Progress("render"))
+
+
+def index() -> None:
+    """Scan the raw pairs into build/index.parquet."""
+    from dpgan.data.index import scan, write_index
+
+    params, card = _setup()
+    frame = scan(card, Path(params.raw), Progress("index", "pairs"))
+    write_index(frame, INDEX)
+
+
+def validate() -> None:
+    """Hold the index against the data contract; stop the pipeline where it is broken."""
+    from dpgan.data.index import read_index
+    from dpgan.data.validation import raise_on_errors, write_report
+    from dpgan.data.validation import validate as findings_in
+
+    _, card = _setup()
+    frame = read_index(need(INDEX, "index"))
+    findings = findings_in(frame, card)
+    with _new_folder(VALIDATION) as folder:
+        write_report(findings, frame, card, folder)
+    for finding in findings:
+        print(f"validate  {finding.severity}: {finding.expectation} ({finding.count}): {finding.remedy}")
+    raise_on_errors(findings)
+    print(f"validate  {len(frame)} pairs, {len(findings)} warnings; report: {VALIDATION / 'report.html'}")
+
+
+def prepare() -> None:
+    """Resize once into memory-mapped uint8 arrays."""
+    from dpgan.data import prepare as prepared
+    from dpgan.data.index import read_index
+
+    params, card = _setup()
+    frame = read_index(need(INDEX, "index"))
+    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"))
+
+
+def judge() -> None:
+    """Train the segmentation network behind mIoU on the real training photos."""
+    import torch
+
+    from dpgan.evaluation.evaluate import label_batches, photo_batches
+    from dpgan.evaluation.segmentation import confusion, iou, save_judge, train_judge
+
+    params, card = _setup()
+    train, val = _splits()
+    torch.set_num_threads(os.cpu_count() or 1)
+    network = train_judge(train.images, train.labels, card.void, params.judge, params.seed, Progress("judge"))
+    save_judge(network, JUDGE)
+    batch = params.evaluate.batch
+    pairs = zip(photo_batches(val, batch), label_batches(val, batch), strict=True)
+    table = confusion(network, pairs, card.num_classes, card.void)
+    _, miou = iou(table, card.evaluated)
+    _write_json(JUDGE_SCORES, {"miou_real_photos": miou, "n": len(val.ids)})
+    print(f"judge     mIoU {miou:.1f} on {len(val.ids)} real validation photos")
+
+
+def train() -> None:
+    """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
+    from dpgan.data.prepare import data_hash
+    from dpgan.registry.tracking import Tracker, open_run, tracking_uri
+    from dpgan.training.launch import launch
+    from dpgan.training.loop import Job
+
+    params, card = _setup()
+    _splits()
+    settings = train_settings(params, card.preset)
+    data = data_hash(PREPARED)
+    who = identity(settings=settings, seed=params.seed, data=data, card=card.digest)
+    root = Path.cwd()
+    folder = root / "runs" / f"{card.name}-{who}"
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"identity": who, "data_hash": data, **_versions(root)}
+    kept = folder / "mlflow_run"
+    run_id = open_run(
+        root,
+        card.name,
+        name=f"{settings.preset}-{who[:8]}",
+        params={
+            "dataset": card.name,
+            "seed": params.seed,
+            "train": settings.model_dump(),
+            "run": params.run.model_dump(),
+        },
+        tags=facts,
+        run_id=kept.read_text() if kept.exists() else None,
+    )
+    kept.write_text(run_id)
+    tracker = Tracker(tracking_uri(root), run_id, folder / "spool")
+    job = Job(card, settings, params.run, params.seed, PREPARED.absolute(), folder, facts)
+    print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
+    with _run_status(tracker.finish):
+        launch(job, tracker, Progress("train"))
+    result = json.loads((folder / "result.json").read_text())
+    with _new_folder(TRAINED) as out:
+        for name in ("last", "best"):
+            shutil.copy2(folder / "candidates" / f"{name}.safetensors", out)
+        _write_json(
+            out / "manifest.json",
+            {"run_id": run_id, "settings": settings.model_dump(), "facts": facts, **result},
+        )
+    best = {f"best_{key}": value for key, value in result.pop("best").items()}
+    _write_json(TRAIN_SCORES, {**result, **best})
+    if tracker.replay():
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _run_status(finish: Callable[[str], None]) -> Iterator[None]:
+    """The MLflow run ends as it really ended; SIGTERM counts as an interruption."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield
+    except KeyboardInterrupt:
+        finish("KILLED")
+        raise
+    except BaseException:
+        finish("FAILED")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    finish("FINISHED")
+
+
+def evaluate() -> None:
+    """Score the candidates on the validation split, next to floor and ceiling; paint the contact sheet."""
+    from dpgan.evaluation.evaluate import all_finite
+    from dpgan.registry.tracking import Tracker, tracking_uri
+
+    params, card = _setup()
+    manifest = _read_json(TRAINED / "manifest.json", "train")
+    evaluator, protocol = _evaluator()
+    sets: dict[str, dict[str, float]] = {}
+    generators = {name: _generator(card, manifest, name) for name in ("last", "best")}
+    for name, generator in generators.items():
+        if name == "best" and manifest["best"]["images"] == manifest["images"]:
+            sets[name] = sets["last"]  # the same weights
+        else:
+            sets[name] = evaluator.generator(generator, Progress(f"eval {name}"))
+    print("evaluate  floor and ceiling", flush=True)
+    sets |= {"floor": evaluator.floor(), "ceiling": evaluator.ceiling()}
+
+    with _new_folder(EVALUATION) as folder:
+        _paint_sheet(evaluator, generators["best"], folder / "contact_sheet.png")
+        _write_json(folder / "scores.json", {"n": len(evaluator.val.ids), "protocol": protocol, **sets})
+    brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in sets.items()}
+    finite = {f"finite_{name}": all_finite(generator) for name, generator in generators.items()}
+    _write_json(SCORES, {"n": len(evaluator.val.ids), "noise_seed": params.evaluate.noise_seed, **finite, **brief})
+    tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / "spool")
+    tracker.metrics({f"eval/{name}/{k}": v for name, s in brief.items() for k, v in s.items()}, manifest["images"])
+    tracker.artifact(EVALUATION / "contact_sheet.png", "evaluation")
+    tracker.artifact(EVALUATION / "scores.json", "evaluation")
+    _print_scores(brief)
+
+
+def _paint_sheet(evaluator: Evaluator, generator: DPGenerator, path: Path) -> None:
+    """label map | real photo | generated, for label maps spread evenly over the validation split."""
+    import numpy as np
+    import torch
+
+    from dpgan.evaluation.report import contact_sheet, to_uint8
+
+    val = evaluator.val
+    chosen = np.linspace(0, len(val.ids) - 1, min(SHEET_ROWS, len(val.ids))).round().astype(int)
+    labels = np.stack([val.labels[i] for i in chosen])
+    fakes = [
+        evaluator.fakes(generator, torch.from_numpy(m[None]), range(i, i + 1))
+        for i, m in zip(chosen, labels, strict=True)
+    ]
+    photos = np.stack([val.images[i] for i in chosen])
+    columns = {
+        "label map": evaluator.card.colorize(labels),
+        "real photo": photos,
+        "generated": to_uint8(torch.cat(fakes)),
+    }
+    contact_sheet(columns, path)
+
+
+def promote() -> None:
+    """Register the candidate, and make it champion if it beats floor and champion."""
+    from safetensors.torch import load_file
+
+    from dpgan.registry import packaging
+    from dpgan.registry import promote as registry
+    from dpgan.registry.gate import Evaluation
+
+    _, card = _setup()
+    manifest = _read_json(TRAINED / "manifest.json", "train")
+    scored = _read_json(EVALUATION / "scores.json", "evaluate")
+    brief = _read_json(SCORES, "evaluate")
+    protocol = json.dumps(scored["protocol"], sort_keys=True)
+
+    def evaluation(scores: Mapping[str, float], finite: bool) -> Evaluation:
+        name = scored["protocol"]["features"]
+        return Evaluation(scores[f"fid_{name}"], scores["miou_trained"], scores, finite, protocol)
+
+    def rescore(package: packaging.Package) -> Evaluation:
+        from dpgan.evaluation.evaluate import all_finite
+        from dpgan.models.generators import DPGenerator
+
+        c = package.config
+        generator = DPGenerator(c["num_classes"], c["noise_channels"], c["width"])
+        generator.load_state_dict(dict(package.weights))
+        print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
+        scores = _evaluator()[0].generator(generator.eval(), Progress("champion"))
+        return evaluation(scores, all_finite(generator))
+
+    s = manifest["settings"]
+    config = packaging.generator_config(card, s["noise_channels"], s["generator_width"], manifest["facts"]["data_hash"])
+    content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
+    outcome = registry.promote(
+        Path.cwd(), card.name, manifest["run_id"], content,
+        candidate=evaluation(scored["best"], brief["finite_best"]),
+        floor=evaluation(scored["floor"], True),
+        ceiling=evaluation(scored["ceiling"], True),
+        rescore=rescore,
+    )  # fmt: skip
+    _write_json(
+        PROMOTION,
+        {
+            "model": outcome.model,
+            "version": outcome.version,
+            "promoted": outcome.verdict.promoted,
+            "reasons": list(outcome.verdict.reasons),
+            "champion": outcome.champion,
+        },
+    )
+    print(
+        f"promote   {outcome.model} version {outcome.version}: {'promoted' if outcome.verdict.promoted else 'refused'}"
+    )
+    for reason in outcome.verdict.reasons:
+        print(f"          {reason}")
+
+
+def summary() -> None:
+    """Say where to look: the champion, the scores with floor and ceiling, the pictures, the UI."""
+    promotion = _read_json(PROMOTION, "promote")
+    model, version, champion = promotion["model"], promotion["version"], promotion["champion"]
+    print()
+    _print_scores(_read_json(SCORES, "evaluate"))
+    print()
+    verdict = "promoted" if promotion["promoted"] else "REFUSED"
+    print(f"  candidate       {model} version {version}: {verdict}; {'; '.join(promotion['reasons'])}")
+    named = f"{model} version {champion}  (models:/{model}@champion)" if champion else "none yet"
+    print(f"  champion        {named}")
+    print(f"  contact sheet   {EVALUATION / 'contact_sheet.png'}")
+    print(f"  data report     {VALIDATION / 'report.html'}")
+    print("  MLflow UI       make ui")
+
+
+def _print_scores(sets: Mapping[str, Any]) -> None:
+    rows = {
+        "floor": "floor (class colours)",
+        "last": "last",
+        "best": "best on hold-out",
+        "ceiling": "ceiling (real photos)",
+    }
+    keys = [k for k in sets["best"] if not k.endswith("_deviation")]
+    print(f"  {'':<23}" + "".join(f"{key:>14}" for key in keys))
+    for name, title in rows.items():
+        print(f"  {title:<23}" + "".join(f"{sets[name][key]:>14.1f}" for key in keys))
+
+
+def _splits() -> tuple[Split, Split]:
+    from dpgan.data.prepare import open_prepared
+
+    return open_prepared(PREPARED, "train"), open_prepared(PREPARED, "val")
+
+
+def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
+    import torch
+
+    from dpgan.data.prepare import data_hash
+    from dpgan.evaluation.evaluate import Evaluator, protocol
+    from dpgan.evaluation.features import lite0
+    from dpgan.evaluation.segmentation import load_judge
+    from dpgan.training.checkpoint import file_sha256
+
+    params, card = _setup()
+    torch.set_num_threads(os.cpu_count() or 1)
+    extractor = lite0()
+    train, val = _splits()
+    network = load_judge(need(JUDGE, "judge"), card.num_classes)
+    evaluator = Evaluator(card, train, val, extractor, network, params.evaluate)
+    return evaluator, protocol(extractor, file_sha256(JUDGE), data_hash(PREPARED), params.evaluate)
+
+
+def _generator(card: Card, manifest: Mapping[str, Any], name: str) -> DPGenerator:
+    from dpgan.models.generators import DPGenerator
+    from dpgan.training.checkpoint import load_state
+
+    s = manifest["settings"]
+    generator = DPGenerator(card.num_classes, s["noise_channels"], s["generator_width"])
+    load_state(generator, TRAINED / f"{name}.safetensors")
+    return generator.eval()
+
+
+def _versions(root: Path) -> dict[str, str]:
+    """What this run was made from: the git commit, whether the tree was dirty, the hash of dvc.lock."""
+    import hashlib
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if shutil.which("git") is None or git("rev-parse", "--git-dir") is None:
+        raise UserError(f"{root}: not a git repository; a run is named by its commit: clone the project with git")
+    lock = root / "dvc.lock"
+    return {
+        "git.commit": git("rev-parse", "HEAD") or "none",
+        "git.dirty": str(bool(git("status", "--porcelain"))).lower(),
+        "dvc.lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
+    }

@@ -1,0 +1,1 @@
+"""Training: one step, the loop around it, checkpoints, and Ray Train to run it on N workers."""

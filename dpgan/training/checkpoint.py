@@ -1,0 +1,105 @@
+"""Checkpoints: a directory of safetensors with a manifest of hashes, written aside and renamed.
+
+The manifest is written last, and the directory gets its name last: what has its name and whose hashes agree is
+complete. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+MANIFEST = "manifest.json"
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_state(module: nn.Module, path: Path) -> None:
+    """A module's state dict as safetensors."""
+    save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, path)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state, flat: `<parameter number>.<name>` -> tensor."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value.contiguous().cpu() for i, entry in state.items() for name, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Put back what `optimizer_tensors` took; rates are set anew by every step."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(path).items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Checkpoints:
+    """The checkpoints of one run, `step_000123` each, below one folder; the newest `keep` stay."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(
+        self,
+        step: int,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        facts: Mapping[str, Any],
+    ) -> Path:
+        """Write one checkpoint completely, then drop the oldest beyond `keep`."""
+        final = self.folder / f"step_{step:08d}"
+        part = self.folder / f".{final.name}.{os.getpid()}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name, module in modules.items():
+            save_state(module, part / f"{name}.safetensors")
+        for name, optimizer in optimizers.items():
+            save_file(optimizer_tensors(optimizer), part / f"{name}.safetensors")
+        manifest = {
+            "step": step,
+            "facts": dict(facts),
+            "sha256": {file.name: file_sha256(file) for file in sorted(part.iterdir())},
+        }
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        for old in self._complete()[: -self.keep]:
+            shutil.rmtree(old)
+        for leftover in self.folder.glob(".step_*"):
+            shutil.rmtree(leftover)
+        return final
+
+    def _complete(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step_*") if (path / MANIFEST).is_file())
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint whose hashes agree, with its manifest; what was altered is passed over, loudly."""
+        for path in reversed(self._complete()):
+            manifest = json.loads((path / MANIFEST).read_text())
+            broken = [n for n, sha in manifest["sha256"].items() if file_sha256(path / n) != sha]
+            if not broken:
+                return path, manifest
+            print(
+                f"checkpoint {path} is damaged ({', '.join(broken)}): going back to the one before it",
+                flush=True,
+            )
+        return None
+
+
+def load_state(module: nn.Module, path: Path) -> None:
+    """What `save_state` wrote, into a module of the same shape."""
+    module.load_state_dict(load_file(path))

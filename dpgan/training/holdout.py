@@ -1,0 +1,61 @@
+"""The cheap evaluation during training, on pairs kept out of the training split and spread over the workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpgan.data import order
+from dpgan.data.prepare import Split
+from dpgan.evaluation.features import lite0
+from dpgan.evaluation.fid import fid, kid
+from dpgan.evaluation.report import grid, to_uint8
+from dpgan.labels import Card
+from dpgan.models.generators import DPGenerator
+from dpgan.training.strategy import gather_rows, rank, world_size
+
+GRID_ROWS = 6
+BATCH = 8
+
+
+class Holdout:
+    """Scores a generator by FID and KID (lite0) between its images and the photos of the held-out pairs.
+
+    N is small, so FID is biased upwards and only comparable within a run; KID is unbiased and picks `best`.
+    """
+
+    def __init__(self, data: Split, chosen: np.ndarray, seed: int, device: torch.device) -> None:
+        mine = np.array_split(np.arange(len(chosen)), world_size())[rank()]
+        self.numbers, self.seed, self.device = mine, seed, device
+        self.labels = torch.from_numpy(np.stack([data.labels[chosen[i]] for i in mine]))
+        self.photos = np.stack([data.images[chosen[i]] for i in mine])
+        self.extractor = lite0()
+        photos = torch.from_numpy(self.photos).permute(0, 3, 1, 2).float() / 127.5 - 1
+        self.real = self._features(photos)
+
+    def _features(self, images: Tensor) -> np.ndarray:
+        return gather_rows(torch.cat([self.extractor(part) for part in images.split(BATCH)])).numpy()
+
+    @torch.no_grad()
+    def score(self, generator: DPGenerator, card: Card) -> tuple[dict[str, float], np.ndarray]:
+        """(metrics, uint8 sheet [H', W', 3] of label | real | generated); every worker must call it."""
+        noise = torch.from_numpy(
+            np.concatenate(
+                [order.noise_at(self.seed, range(i, i + 1), generator.noise_channels, 3) for i in self.numbers]
+            )
+        )
+        fakes = torch.cat(
+            [
+                generator(labels.to(self.device), z.to(self.device)).float().cpu()
+                for labels, z in zip(self.labels.split(BATCH), noise.split(BATCH), strict=True)
+            ]
+        )
+        features = self._features(fakes)
+        scores = {
+            "holdout/fid_lite0": fid(self.real, features),
+            "holdout/kid_lite0": kid(self.real, features, subsets=1, subset_size=len(features))[0],
+        }
+        rows = slice(0, GRID_ROWS)
+        sheet = grid([card.colorize(self.labels[rows].numpy()), self.photos[rows], to_uint8(fakes[rows])])
+        return scores, sheet

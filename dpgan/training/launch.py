@@ -1,0 +1,103 @@
+"""Ray Train runs the loop: on this machine, or, where RAY_ADDRESS is set, on that cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.queue import Empty, Queue
+
+from dpgan.config import RunSettings, quiet_environment
+from dpgan.errors import UserError
+from dpgan.training.loop import Job, Tracker, train
+
+
+def uses_gpu(run: RunSettings) -> bool:
+    """Whether workers run on CUDA; refuses a GPU that is not there."""
+    if run.device == "auto":
+        return torch.cuda.is_available() or ("RAY_ADDRESS" in os.environ and ray.cluster_resources().get("GPU", 0) > 0)
+    return run.device == "cuda"
+
+
+def start_ray(run: RunSettings) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine with just the CPUs that are needed."""
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        # One CPU more than the workers take: Ray Train's controller.
+        ray.init(num_cpus=run.workers * run.cpus_per_worker + 1, include_dashboard=False, **quiet)
+
+
+def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) -> None:
+    """Run `train` on `job.run.workers` workers until it is done; lost workers are restarted from a checkpoint.
+
+    `report(done, total, note)` is called in this process.
+    """
+    run = job.run
+    if job.settings.batch % run.workers:
+        raise UserError(
+            f"params.yaml: train.batch {job.settings.batch} cannot be shared by run.workers {run.workers}; "
+            "make the batch a multiple of the workers"
+        )
+    start_ray(run)
+    gpu = uses_gpu(run)
+    board = Queue()
+    closed = threading.Event()
+    printer = threading.Thread(target=_print_reports, args=(board, report, closed), daemon=True)
+    printer.start()
+    resources = {"CPU": run.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "tracker": tracker, "board": board},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
+        scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(job.folder),
+            failure_config=FailureConfig(max_failures=run.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        closed.set()
+        printer.join(timeout=5)
+
+
+def _print_reports(board: Queue, report: Callable[[int, int, str], None], closed: threading.Event) -> None:
+    while True:
+        try:
+            message = board.get(timeout=0.5)
+            if isinstance(message, str):
+                print(f"train     a worker failed:\n{message}", file=sys.stderr, flush=True)
+            else:
+                report(*message)
+        except Empty:
+            if closed.is_set():
+                return
+        except ray.exceptions.RayError:
+            return
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Runs in every worker process."""
+    quiet_environment()
+    job: Job = config["job"]
+    torch.set_num_threads(job.run.cpus_per_worker)
+    board: Queue = config["board"]
+    try:
+        train(job, get_device(), config["tracker"], lambda *facts: board.put(facts))
+    except Exception:
+        board.put(traceback.format_exc())  # at once: Ray tells it only when no restart is left
+        raise
