@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpgan.errors import UserError
-from dpgan.models.discriminators import DPDiscriminator, convolve_and_pool, upsample_and_convolve
+from dpgan.models.discriminators import DPDiscriminator
 from dpgan.models.ema import recollect_statistics, update_ema
 from dpgan.models.generators import DPGenerator, LabelConv, conv3x3_upsampled, spread
 from dpgan.models.layers import BatchNorm, SpectralNorm, spectral_norm
@@ -88,14 +88,6 @@ def test_separable_convolution_equals_the_plain_one(factor: int) -> None:
     torch.testing.assert_close(conv3x3_upsampled(x, weight, size), plain)
 
 
-def test_fused_resampling_equals_the_plain_one() -> None:
-    torch.manual_seed(0)
-    x, conv = torch.randn(2, 4, 6, 8), nn.Conv2d(4, 3, 3, padding=1)
-    torch.testing.assert_close(convolve_and_pool(x, conv), F.avg_pool2d(conv(x), 2))
-    plain = conv(F.interpolate(x, scale_factor=2.0))
-    torch.testing.assert_close(upsample_and_convolve(x, conv), plain, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("spatial", [False, True])
 def test_label_convolution_equals_the_plain_one(spatial: bool) -> None:
     labels, noise, _ = inputs((32, 64))
@@ -137,8 +129,7 @@ def test_initialisation() -> None:
     assert all(not p.any() for name, p in model.named_parameters() if name.endswith("bias"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bf16_autocast_stays_close(generator: DPGenerator, dtype: torch.dtype) -> None:
+def test_bf16_autocast_stays_close(generator: DPGenerator) -> None:
     labels, noise, _ = inputs()
     with torch.no_grad():
         exact = generator.eval()(labels, noise)

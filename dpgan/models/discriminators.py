@@ -25,22 +25,6 @@ def convolution(in_channels: int, out_channels: int, kernel_size: int, normalise
     return spectral_norm(conv) if normalised else conv
 
 
-def shifted_sum(kernel: Tensor) -> Tensor:
-    """A 3x3 kernel convolved with a 2x2 box of ones: [.., 3, 3] -> [.., 4, 4]."""
-    return torch.stack([F.pad(kernel, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]).sum(dim=0)
-
-
-def convolve_and_pool(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`avg_pool2d(conv(x), 2)` as one 4x4 convolution of stride 2: 16 taps a result instead of 36."""
-    return F.conv2d(x, shifted_sum(conv.weight) / 4, conv.bias, stride=2, padding=1)
-
-
-def upsample_and_convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`conv(interpolate(x, scale_factor=2))` as the transpose of such a convolution: 4 taps a result instead of 9."""
-    transposed = shifted_sum(conv.weight.transpose(0, 1).flip(2, 3))
-    return F.conv_transpose2d(x, transposed, conv.bias, stride=2, padding=1)
-
-
 class ResBlock(nn.Module):
     """Residual block: two 3x3 convolutions beside a 1x1 shortcut, which is there where the channels change."""
 
@@ -62,7 +46,7 @@ class DownBlock(ResBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_1(x if self.first else F.leaky_relu(x, 0.2))
-        h = convolve_and_pool(F.leaky_relu(h, 0.2), self.conv_2)
+        h = F.avg_pool2d(self.conv_2(F.leaky_relu(h, 0.2)), 2)
         return h + self.conv_s(F.avg_pool2d(x, 2))  # a 1x1 convolution and the pooling commute
 
 
@@ -70,7 +54,7 @@ class UpBlock(ResBlock):
     """ResBlock-Up: [B, I, H, W] -> [B, O, 2H, 2W], nearest upsampling."""
 
     def forward(self, x: Tensor) -> Tensor:
-        h = upsample_and_convolve(F.leaky_relu(x, 0.2), self.conv_1)
+        h = self.conv_1(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2.0))
         h = self.conv_2(F.leaky_relu(h, 0.2))
         return h + F.interpolate(self.conv_s(x), scale_factor=2.0)  # as above
 
