@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_class_weights() -> None:
     assert weights[1] / weights[0] == pytest.approx(2)  # four times rarer
     assert weights[2:].tolist() == [0, 0]  # absent, void
     assert (16 * weights[0] + 4 * weights[1]) / 20 == pytest.approx(1)
+
+
+def test_read_only_images_are_copied() -> None:
+    images = np.full((1, 2, 2, 3), 255, dtype=np.uint8)
+    images.flags.writeable = False  # as a memory map is
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(to_input(images), torch.ones(1, 3, 2, 2))
 
 
 def test_augment_moves_photo_and_labels_alike() -> None:

@@ -125,7 +125,7 @@ def class_weights(labels: np.ndarray, void: np.ndarray) -> Tensor:
 
 def to_input(images: np.ndarray) -> Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.tensor(images).permute(0, 3, 1, 2) / 127.5 - 1  # copies: a memory map is read-only
 
 
 def augment(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
