@@ -38,6 +38,7 @@ class TrainSettings(Model):
     images: int = Field(ge=1, description="real images seen in all, over all workers")
     batch: int = Field(ge=1, description="images a step, over all workers")
     generator_width: int = Field(default=64, ge=1, description="channels of the last SPADE block (paper: 64)")
+    pyramid_width: int = Field(default=64, ge=2, description="channels of the conditioning pyramid (paper: 64)")
     discriminator_width: int = Field(default=64, ge=1, description="channels of the last up block (paper: 64)")
     discriminator_spectral_norm: bool = True
     noise_channels: int = Field(default=64, ge=1)
@@ -56,6 +57,15 @@ class TrainSettings(Model):
     evaluate_images: int = Field(default=1000, ge=1, description="images between two evaluations; the best is kept")
     crop: tuple[int, int] | None = Field(default=None, description="height, width of a random crop")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is faster")
+
+    def generator(self, num_classes: int) -> dict[str, int]:
+        """The arguments of DPGenerator."""
+        return {
+            "num_classes": num_classes,
+            "noise_channels": self.noise_channels,
+            "width": self.generator_width,
+            "pyramid_width": self.pyramid_width,
+        }
 
 
 class RunSettings(Model):
@@ -133,7 +143,10 @@ def quiet_environment() -> None:
         "GX_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpgan.config import BUILD, Params, identity, load_params, need, train_settings
+from dpgan.config import BUILD, Params, TrainSettings, identity, load_params, need, train_settings
 from dpgan.errors import UserError
 from dpgan.labels import Card, load_card
 from dpgan.progress import Progress
@@ -281,15 +281,14 @@ def promote() -> None:
         from dpgan.evaluation.evaluate import all_finite
         from dpgan.models.generators import DPGenerator
 
-        c = package.config
-        generator = DPGenerator(c["num_classes"], c["noise_channels"], c["width"])
+        generator = DPGenerator(**package.config["generator"])
         generator.load_state_dict(dict(package.weights))
         print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
         scores = _evaluator()[0].generator(generator.eval(), Progress("champion"))
         return evaluation(scores, all_finite(generator))
 
-    s = manifest["settings"]
-    config = packaging.generator_config(card, s["noise_channels"], s["generator_width"], manifest["facts"]["data_hash"])
+    shape = _trained_settings(manifest).generator(card.num_classes)
+    config = packaging.generator_config(card, shape, manifest["facts"]["data_hash"])
     content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
     outcome = registry.promote(
         Path.cwd(), card.name, manifest["run_id"], content,
@@ -368,12 +367,15 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     return evaluator, protocol(extractor, file_sha256(JUDGE), data_hash(PREPARED), params.evaluate)
 
 
+def _trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
+    return TrainSettings.model_validate(manifest["settings"])
+
+
 def _generator(card: Card, manifest: Mapping[str, Any], name: str) -> DPGenerator:
     from dpgan.models.generators import DPGenerator
     from dpgan.training.checkpoint import load_state
 
-    s = manifest["settings"]
-    generator = DPGenerator(card.num_classes, s["noise_channels"], s["generator_width"])
+    generator = DPGenerator(**_trained_settings(manifest).generator(card.num_classes))
     load_state(generator, TRAINED / f"{name}.safetensors")
     return generator.eval()
 

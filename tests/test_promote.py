@@ -28,7 +28,7 @@ GOOD, BETTER = replace(FLOOR, fid=100.0, miou=20.0), replace(FLOOR, fid=90.0, mi
 def content(seed: int) -> Package:
     torch.manual_seed(seed)
     generator = DPGenerator(num_classes=2, noise_channels=1, width=1)
-    config = {"num_classes": 2, "noise_channels": 1, "width": 1, "dataset": "x", "size": [32, 32]}
+    config = {"generator": {"num_classes": 2, "noise_channels": 1, "width": 1}, "dataset": "x", "size": [32, 32]}
     return Package(generator.state_dict(), {**config, "id_table": [0, 1] + [-1] * 254})
 
 

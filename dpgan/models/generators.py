@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .layers import INIT_GAIN, BatchNorm, initialise, spectral_norm
 
-PYRAMID_CHANNELS = 64  # of s_0 .. s_5, at every width
 LATENT_STRIDE = 32  # five 2x steps lie between s_0 and the image
 
 
@@ -51,8 +50,8 @@ def conv3x3_upsampled(x: Tensor, weight: Tensor, size: torch.Size) -> Tensor:
 class Modulation(nn.Conv2d):
     """The gammas and betas of a block (eq. 2) as one convolution over concat(Up(s_0), s_i)."""
 
-    def __init__(self, channels: list[int]) -> None:
-        super().__init__(2 * PYRAMID_CHANNELS, 2 * sum(channels), 3, padding=1)
+    def __init__(self, pyramid_width: int, channels: list[int]) -> None:
+        super().__init__(2 * pyramid_width, 2 * sum(channels), 3, padding=1)
         self.sizes = [c for c in channels for _ in "gb"]  # a gamma and a beta for every tensor that is modulated
 
     def initialise(self) -> None:
@@ -61,7 +60,7 @@ class Modulation(nn.Conv2d):
             nn.init.xavier_normal_(part, gain=INIT_GAIN)
 
     def forward(self, s_0: Tensor, s_i: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        weight_0, weight_i = self.weight.split(PYRAMID_CHANNELS, dim=1)
+        weight_0, weight_i = self.weight.chunk(2, dim=1)
         output = F.conv2d(s_i, weight_i, self.bias, padding=1) + conv3x3_upsampled(s_0, weight_0, s_i.shape[2:])
         return output.split(self.sizes, dim=1)
 
@@ -69,7 +68,7 @@ class Modulation(nn.Conv2d):
 class SpadeBlock(nn.Module):
     """SPADE residual block (table 8)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, pyramid_width: int) -> None:
         super().__init__()
         self.learned_shortcut = in_channels != out_channels
         self.norm_0 = BatchNorm(in_channels, affine=False)
@@ -78,7 +77,8 @@ class SpadeBlock(nn.Module):
         self.conv_1 = spectral_norm(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         if self.learned_shortcut:
             self.conv_s = spectral_norm(nn.Conv2d(in_channels, out_channels, 1, bias=False))
-        self.modulation = Modulation([in_channels, out_channels] + [in_channels] * self.learned_shortcut)
+        modulated = [in_channels, out_channels] + [in_channels] * self.learned_shortcut
+        self.modulation = Modulation(pyramid_width, modulated)
 
     def forward(self, x: Tensor, s_0: Tensor, s_i: Tensor) -> Tensor:
         gamma_0, beta_0, gamma_1, beta_1, *shortcut = self.modulation(s_0, s_i)
@@ -120,18 +120,21 @@ def spread(noise: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class DPGenerator(nn.Module):
-    """Label map and noise -> photo. At width 64 and 35 classes: 69.51 M parameters."""
+    """Label map and noise -> photo. At the paper's widths and 35 classes: 69.51 M parameters.
 
-    def __init__(self, num_classes: int, noise_channels: int = 64, width: int = 64) -> None:
+    `width`: channels of the last SPADE block; `pyramid_width`: channels of s_0 .. s_5. Both are 64 in the paper.
+    """
+
+    def __init__(self, num_classes: int, noise_channels: int = 64, width: int = 64, pyramid_width: int = 64) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        inputs, s = noise_channels + num_classes, PYRAMID_CHANNELS
+        self.num_classes, self.noise_channels = num_classes, noise_channels
+        inputs, s = noise_channels + num_classes, pyramid_width
         first = [LabelConv(inputs, s // 2, 3, padding=1), nn.Conv2d(s // 2, s, 3, padding=1)]
         strided = [nn.Conv2d(s, s, 3, stride=2, padding=1) for _ in range(5)]
         self.pyramid = nn.ModuleList(ConvBlock(conv) for conv in first + strided)
         channels = [width * m for m in (16, 16, 16, 8, 4, 2, 1)]
         self.stem = nn.Conv2d(inputs, channels[0], 3, padding=1)
-        blocks = [SpadeBlock(i, o) for i, o in pairwise(channels)]
+        blocks = [SpadeBlock(i, o, pyramid_width) for i, o in pairwise(channels)]
         self.blocks = nn.ModuleList(blocks)
         self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
         self.apply(initialise)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -12,20 +14,57 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 INIT_GAIN = 0.02  # xavier_normal, as SPADE and OASIS
 
 
-class _AllReduce(torch.autograd.Function):
-    """Sum over all workers; the gradient of a sum that every worker uses is the sum of their gradients."""
+def sum_over_workers(x: Tensor) -> Tensor:
+    """The sum over all workers, added in the order of the ranks: the same bits everywhere.
+
+    For the few numbers of a BatchNorm; on gloo gathering them takes half as long as an all-reduce.
+    """
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x)
+    return torch.stack(parts).sum(dim=0)
+
+
+class _GlobalBatchNorm(torch.autograd.Function):
+    """Training-mode BatchNorm over the batches of all workers: x [B, C, H, W], weight and bias [C].
+
+    Returns the normalised x in its dtype, and the global mean, variance (biased) and count, fp64 and constant.
+    """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
+        mean, var = (t.double() for t in torch.batch_norm_update_stats(x.float(), None, None, 0.0))
+        count = mean.new_tensor([x.numel() // x.shape[1]])
+        sums = sum_over_workers(torch.cat([mean * count, (var + mean.square()) * count, count]))
+        count = sums[-1]
+        mean, square = (sums[:-1] / count).chunk(2)
+        var = square - mean.square()
+        deviation = torch.sqrt(var + eps)
+        factor = (weight / deviation).float()
+        shift = (bias - mean * weight / deviation).float()
+        ctx.save_for_backward(x, weight, mean, deviation, count)
+        ctx.mark_non_differentiable(mean, var, count)
+        return torch.addcmul(column(shift), x.float(), column(factor)).to(x.dtype), mean, var, count
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """With n pixels in all and xhat = (x - mean) / deviation, the sums running over all workers:
+
+        dx = weight / deviation * (grad - sum(grad) / n - xhat * sum(grad * xhat) / n).
+        """
+        x, weight, mean, deviation, count = ctx.saved_tensors
+        grad = grad.float()
+        xhat = (x.float() - column(mean.float())) * column((1 / deviation).float())
+        grad_bias = grad.sum(dim=(0, 2, 3)).double()
+        grad_weight = (grad * xhat).sum(dim=(0, 2, 3)).double()
+        mean_grad, mean_grad_xhat = (sum_over_workers(torch.cat([grad_bias, grad_weight])) / count).float().chunk(2)
+        dx = (grad - column(mean_grad) - xhat * column(mean_grad_xhat)) * column((weight / deviation).float())
+        return dx.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
+
+
+def column(values: Tensor) -> Tensor:
+    """A number a channel [C] as [C, 1, 1]."""
+    return values[:, None, None]
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -49,23 +88,13 @@ class BatchNorm(nn.BatchNorm2d):
                 input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum,
                 group, dist.get_world_size(),
             )  # fmt: skip
-
-        # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
-        var, mean = (t.double() for t in torch.var_mean(input.float(), dim=(0, 2, 3), correction=0))
-        count = input.numel() // input.shape[1]
-        sums = _AllReduce.apply(torch.cat([mean * count, (var + mean.square()) * count, mean.new_tensor([count])]))
-        total = sums[-1].detach()
-        mean, square = (sums[:-1] / total).chunk(2)
-        var = square - mean.square()
+        weight = self.weight if self.affine else torch.ones_like(self.running_mean)
+        bias = self.bias if self.affine else torch.zeros_like(self.running_mean)
+        output, mean, var, count = _GlobalBatchNorm.apply(input, weight, bias, self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_((var * total / (total - 1)).to(self.running_var.dtype), momentum)
-        scale = torch.rsqrt(var + self.eps)
-        mean, scale = (t.float()[:, None, None] for t in (mean, scale))
-        normalised = (input.float() - mean) * scale
-        if self.affine:
-            normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
-        return normalised.to(input.dtype)
+            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)
+        return output
 
 
 class SpectralNorm(nn.Module):

@@ -56,12 +56,10 @@ class Package:
         return json.dumps(self.config, sort_keys=True, indent=1).encode()
 
 
-def generator_config(card: Card, noise_channels: int, width: int, data_hash: str) -> dict[str, Any]:
-    """What the packaged generator must know: its shape, and the dataset's ids, names and colours."""
+def generator_config(card: Card, generator: Mapping[str, int], data_hash: str) -> dict[str, Any]:
+    """What the packaged generator must know: its arguments, and the dataset's ids, names and colours."""
     return {
-        "num_classes": card.num_classes,
-        "noise_channels": noise_channels,
-        "width": width,
+        "generator": dict(generator),
         "dataset": card.name,
         "data_hash": data_hash,
         "size": list(card.size),

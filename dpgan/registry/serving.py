@@ -28,8 +28,7 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
         self.config = json.loads(Path(context.artifacts["config"]).read_text())
         self.id_table = np.array(self.config["id_table"], dtype=np.int16)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        shape = {key: self.config[key] for key in ("num_classes", "noise_channels", "width")}
-        self.generator = DPGenerator(**shape)
+        self.generator = DPGenerator(**self.config["generator"])
         self.generator.load_state_dict(load_file(context.artifacts["generator"]))
         self.generator.to(self.device).eval()
 
@@ -42,7 +41,7 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
         labels = self._class_indices(model_input)
         seed = int((params or {}).get("seed", 0))
         # Drawn on the CPU: the noise does not depend on the device.
-        noise = torch.randn(1, self.config["noise_channels"], generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(1, self.generator.noise_channels, generator=torch.Generator().manual_seed(seed))
         if labels.ndim == 2:
             return self._paint(labels, noise)
         return np.stack([self._paint(one, noise) for one in labels])

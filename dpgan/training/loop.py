@@ -131,7 +131,7 @@ class _Training:
 def _build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> _Training:
     s, classes = job.settings, job.card.num_classes
     torch.manual_seed(job.seed)  # the same initial weights on every worker
-    generator = DPGenerator(classes, s.noise_channels, s.generator_width).to(device)
+    generator = DPGenerator(**s.generator(classes)).to(device)
     discriminator = DPDiscriminator(classes, s.discriminator_width, s.discriminator_spectral_norm).to(device)
     perceptual = None
     if s.losses.perceptual:
@@ -250,7 +250,7 @@ class _Meter:
 
     def step_done(self, terms: Mapping[str, Tensor]) -> None:
         for name, value in terms.items():
-            self.terms[name] = self.terms.get(name, 0.0) + value  # type: ignore[operator]
+            self.terms[name] = self.terms.get(name, 0.0) + value
         self.steps += 1
         now = time.perf_counter()
         self.busy += now - self.last
