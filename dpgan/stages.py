@@ -10,19 +10,19 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpgan.config import BUILD, Params, TrainSettings, identity, load_params, need, train_settings
-from dpgan.errors import UserError
+from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, load_card
 from dpgan.progress import Progress
 
 if TYPE_CHECKING:
+    import torch
+
     from dpgan.data.prepare import Split
     from dpgan.evaluation.evaluate import Evaluator
     from dpgan.models.generators import DPGenerator
@@ -34,10 +34,8 @@ JUDGE, JUDGE_SCORES = BUILD / "judge.safetensors", BUILD / "judge.json"
 TRAINED, TRAIN_SCORES = BUILD / "train", BUILD / "train.json"
 EVALUATION, SCORES = BUILD / "evaluation", BUILD / "scores.json"
 PROMOTION = BUILD / "promotion.json"
-SHEET_ROWS = 8
 
 
-@cache
 def _setup() -> tuple[Params, Card]:
     """params.yaml and the dataset's card; every mistake in them comes up before a stage starts."""
     params = load_params()
@@ -46,27 +44,9 @@ def _setup() -> tuple[Params, Card]:
     return params, card
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.rename(path)
-
-
 def _read_json(path: Path, stage: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(need(path, stage).read_text())
     return content
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name only when everything in it is written."""
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    shutil.rmtree(path, ignore_errors=True)
-    part.rename(path)
 
 
 def render() -> None:
@@ -96,7 +76,7 @@ def validate() -> None:
     _, card = _setup()
     frame = read_index(need(INDEX, "index"))
     findings = findings_in(frame, card)
-    with _new_folder(VALIDATION) as folder:
+    with new_folder(VALIDATION) as folder:
         write_report(findings, frame, card, folder)
     for finding in findings:
         print(f"validate  {finding.severity}: {finding.expectation} ({finding.count}): {finding.remedy}")
@@ -116,27 +96,28 @@ def prepare() -> None:
 
 def judge() -> None:
     """Train the segmentation network behind mIoU on the real training photos."""
-    import torch
-
     from dpgan.evaluation.evaluate import label_batches, photo_batches
     from dpgan.evaluation.segmentation import confusion, iou, save_judge, train_judge
+    from dpgan.hardware import choose_device, use_all_cores
 
     params, card = _setup()
     train, val = _splits()
-    torch.set_num_threads(os.cpu_count() or 1)
-    network = train_judge(train.images, train.labels, card.void, params.judge, params.seed, Progress("judge"))
+    use_all_cores()
+    device = choose_device(params.run.device)
+    network = train_judge(train.images, train.labels, card.void, params.judge, params.seed, Progress("judge"), device)
     save_judge(network, JUDGE)
     batch = params.evaluate.batch
     pairs = zip(photo_batches(val, batch), label_batches(val, batch), strict=True)
     table = confusion(network, pairs, card.num_classes, card.void)
     _, miou = iou(table, card.evaluated)
-    _write_json(JUDGE_SCORES, {"miou_real_photos": miou, "n": len(val.ids)})
+    write_json(JUDGE_SCORES, {"miou_real_photos": miou, "n": len(val.ids)})
     print(f"judge     mIoU {miou:.1f} on {len(val.ids)} real validation photos")
 
 
 def train() -> None:
     """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
     from dpgan.data.prepare import data_hash
+    from dpgan.registry.provenance import provenance
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
     from dpgan.training.launch import launch
     from dpgan.training.loop import Job
@@ -149,7 +130,7 @@ def train() -> None:
     root = Path.cwd()
     folder = root / "runs" / f"{card.name}-{who}"
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"identity": who, "data_hash": data, **_versions(root)}
+    facts = {"identity": who, "data_hash": data, **provenance(root)}
     kept = folder / "mlflow_run"
     run_id = open_run(
         root,
@@ -171,15 +152,15 @@ def train() -> None:
     with _run_status(tracker.finish):
         launch(job, tracker, Progress("train"))
     result = json.loads((folder / "result.json").read_text())
-    with _new_folder(TRAINED) as out:
+    with new_folder(TRAINED) as out:
         for name in ("last", "best"):
             shutil.copy2(folder / "candidates" / f"{name}.safetensors", out)
-        _write_json(
+        write_json(
             out / "manifest.json",
             {"run_id": run_id, "settings": settings.model_dump(), "facts": facts, **result},
         )
     best = {f"best_{key}": value for key, value in result.pop("best").items()}
-    _write_json(TRAIN_SCORES, {**result, **best})
+    write_json(TRAIN_SCORES, {**result, **best})
     if tracker.replay():
         shutil.rmtree(folder)
 
@@ -214,7 +195,7 @@ def evaluate() -> None:
     manifest = _read_json(TRAINED / "manifest.json", "train")
     evaluator, protocol = _evaluator()
     sets: dict[str, dict[str, float]] = {}
-    generators = {name: _generator(card, manifest, name) for name in ("last", "best")}
+    generators = {name: _generator(card, manifest, name, evaluator.device) for name in ("last", "best")}
     for name, generator in generators.items():
         if name == "best" and manifest["best"]["images"] == manifest["images"]:
             sets[name] = sets["last"]  # the same weights
@@ -223,40 +204,17 @@ def evaluate() -> None:
     print("evaluate  floor and ceiling", flush=True)
     sets |= {"floor": evaluator.floor(), "ceiling": evaluator.ceiling()}
 
-    with _new_folder(EVALUATION) as folder:
-        _paint_sheet(evaluator, generators["best"], folder / "contact_sheet.png")
-        _write_json(folder / "scores.json", {"n": len(evaluator.val.ids), "protocol": protocol, **sets})
+    with new_folder(EVALUATION) as folder:
+        evaluator.contact_sheet(generators["best"], folder / "contact_sheet.png")
+        write_json(folder / "scores.json", {"n": len(evaluator.val.ids), "protocol": protocol, **sets})
     brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in sets.items()}
     finite = {f"finite_{name}": all_finite(generator) for name, generator in generators.items()}
-    _write_json(SCORES, {"n": len(evaluator.val.ids), "noise_seed": params.evaluate.noise_seed, **finite, **brief})
-    tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / "spool")
+    write_json(SCORES, {"n": len(evaluator.val.ids), "noise_seed": params.evaluate.noise_seed, **finite, **brief})
+    tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / f"spool-{manifest['run_id']}")
     tracker.metrics({f"eval/{name}/{k}": v for name, s in brief.items() for k, v in s.items()}, manifest["images"])
     tracker.artifact(EVALUATION / "contact_sheet.png", "evaluation")
     tracker.artifact(EVALUATION / "scores.json", "evaluation")
     _print_scores(brief)
-
-
-def _paint_sheet(evaluator: Evaluator, generator: DPGenerator, path: Path) -> None:
-    """label map | real photo | generated, for label maps spread evenly over the validation split."""
-    import numpy as np
-    import torch
-
-    from dpgan.evaluation.report import contact_sheet, to_uint8
-
-    val = evaluator.val
-    chosen = np.linspace(0, len(val.ids) - 1, min(SHEET_ROWS, len(val.ids))).round().astype(int)
-    labels = np.stack([val.labels[i] for i in chosen])
-    fakes = [
-        evaluator.fakes(generator, torch.from_numpy(m[None]), range(i, i + 1))
-        for i, m in zip(chosen, labels, strict=True)
-    ]
-    photos = np.stack([val.images[i] for i in chosen])
-    columns = {
-        "label map": evaluator.card.colorize(labels),
-        "real photo": photos,
-        "generated": to_uint8(torch.cat(fakes)),
-    }
-    contact_sheet(columns, path)
 
 
 def promote() -> None:
@@ -284,7 +242,8 @@ def promote() -> None:
         generator = DPGenerator(**package.config["generator"])
         generator.load_state_dict(dict(package.weights))
         print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
-        scores = _evaluator()[0].generator(generator.eval(), Progress("champion"))
+        evaluator, _ = _evaluator()
+        scores = evaluator.generator(generator.eval().to(evaluator.device), Progress("champion"))
         return evaluation(scores, all_finite(generator))
 
     shape = _trained_settings(manifest).generator(card.num_classes)
@@ -297,7 +256,7 @@ def promote() -> None:
         ceiling=evaluation(scored["ceiling"], True),
         rescore=rescore,
     )  # fmt: skip
-    _write_json(
+    write_json(
         PROMOTION,
         {
             "model": outcome.model,
@@ -350,19 +309,19 @@ def _splits() -> tuple[Split, Split]:
 
 
 def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
-    import torch
-
     from dpgan.data.prepare import data_hash
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import lite0
     from dpgan.evaluation.segmentation import load_judge
+    from dpgan.hardware import choose_device, use_all_cores
     from dpgan.training.checkpoint import file_sha256
 
     params, card = _setup()
-    torch.set_num_threads(os.cpu_count() or 1)
-    extractor = lite0()
+    use_all_cores()
+    device = choose_device(params.run.device)
+    extractor = lite0(device)
     train, val = _splits()
-    network = load_judge(need(JUDGE, "judge"), card.num_classes)
+    network = load_judge(need(JUDGE, "judge"), card.num_classes).to(device)
     evaluator = Evaluator(card, train, val, extractor, network, params.evaluate)
     return evaluator, protocol(extractor, file_sha256(JUDGE), data_hash(PREPARED), params.evaluate)
 
@@ -371,28 +330,10 @@ def _trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings.model_validate(manifest["settings"])
 
 
-def _generator(card: Card, manifest: Mapping[str, Any], name: str) -> DPGenerator:
+def _generator(card: Card, manifest: Mapping[str, Any], name: str, device: torch.device) -> DPGenerator:
     from dpgan.models.generators import DPGenerator
     from dpgan.training.checkpoint import load_state
 
     generator = DPGenerator(**_trained_settings(manifest).generator(card.num_classes))
     load_state(generator, TRAINED / f"{name}.safetensors")
-    return generator.eval()
-
-
-def _versions(root: Path) -> dict[str, str]:
-    """What this run was made from: the git commit, whether the tree was dirty, the hash of dvc.lock."""
-    import hashlib
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if shutil.which("git") is None or git("rev-parse", "--git-dir") is None:
-        raise UserError(f"{root}: not a git repository; a run is named by its commit: clone the project with git")
-    lock = root / "dvc.lock"
-    return {
-        "git.commit": git("rev-parse", "HEAD") or "none",
-        "git.dirty": str(bool(git("status", "--porcelain"))).lower(),
-        "dvc.lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
-    }
+    return generator.eval().to(device)

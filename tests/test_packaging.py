@@ -41,7 +41,8 @@ def tiny_package(seed: int = 0) -> Package:
     generator = DPGenerator(num_classes=3, noise_channels=4, width=2)
     with torch.no_grad():  # the initial weights are so small that every photo is grey
         generator.to_rgb.weight.mul_(1000)
-    return Package(generator.state_dict(), generator_config(CARD, {"num_classes": 3, "noise_channels": 4, "width": 2}, "data-hash"))
+    shape = {"num_classes": 3, "noise_channels": 4, "width": 2}
+    return Package(generator.state_dict(), generator_config(CARD, shape, "data-hash"))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
     step: int
     positions: range
-    images: Tensor  # float32 [b, 3, H, W] in [-1, 1]
+    images: Tensor  # float32 [b, 3, H, W] in [-1, 1], channels last in memory
     labels: Tensor  # uint8 [b, H, W], class indices
 
 
@@ -78,7 +78,7 @@ def _pipeline(source: Source, gpu: bool) -> Any:
     )
     pixels, ids = (images.gpu(), labels.gpu()) if gpu else (images, labels)
     pixels = fn.crop_mirror_normalize(
-        pixels, mirror=flip, mean=[127.5] * 3, std=[127.5] * 3, dtype=types.FLOAT, output_layout="CHW"
+        pixels, mirror=flip, mean=[127.5] * 3, std=[127.5] * 3, dtype=types.FLOAT, output_layout="HWC"
     )
     return pixels, fn.flip(ids, horizontal=flip)
 
@@ -98,4 +98,4 @@ def batches(source: Source, device: torch.device, threads: int = 1) -> Iterator[
     iterator = DALIGenericIterator([pipeline], ["images", "labels"], size=-1, auto_reset=False)
     for step, (output,) in zip(source.steps, iterator, strict=False):
         images, labels = output["images"], output["labels"]
-        yield Batch(step, source.positions(step), images, labels.squeeze(-1))
+        yield Batch(step, source.positions(step), images.permute(0, 3, 1, 2), labels.squeeze(-1))

@@ -8,6 +8,7 @@ images back, against the label maps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from dpgan.data.prepare import Split
 from dpgan.evaluation.baselines import class_mean_colors, paint
 from dpgan.evaluation.features import FeatureExtractor, extract
 from dpgan.evaluation.fid import fid, kid
+from dpgan.evaluation.report import contact_sheet, to_uint8
 from dpgan.evaluation.segmentation import Judge, confusion, iou
 from dpgan.labels import Card
 from dpgan.models.generators import DPGenerator
@@ -61,6 +63,11 @@ class Evaluator:
         self.extractor, self.judge, self.settings = extractor, judge, settings
         self.real = extract(extractor, photo_batches(val, settings.batch))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return next(self.judge.parameters()).device
+
     def _score(self, images: Iterable[Tensor], labels: Iterable[Tensor]) -> Scores:
         """All scores of batches of images, with the label maps that they should show."""
         features: list[np.ndarray] = []
@@ -95,9 +102,8 @@ class Evaluator:
 
         The noise of image i depends on the noise seed and i alone.
         """
-        device = next(generator.parameters()).device
         noise = torch.from_numpy(order.noise_at(self.settings.noise_seed, chosen, generator.noise_channels))
-        return generator(labels.to(device), noise.to(device)).float().cpu()
+        return generator(labels.to(self.device), noise.to(self.device)).float().cpu()
 
     def generator(self, generator: DPGenerator, report: Report) -> Scores:
         """The generator's images, one noise a label map."""
@@ -111,6 +117,21 @@ class Evaluator:
                 report(done, len(self.val.ids))
 
         return self._score(images(), self._labels())
+
+    def contact_sheet(self, generator: DPGenerator, path: Path, rows: int = 8) -> None:
+        """PNG of label map | real photo | generated, for label maps spread evenly over the validation split."""
+        chosen = np.linspace(0, len(self.val.ids) - 1, min(rows, len(self.val.ids))).round().astype(int)
+        labels = np.stack([self.val.labels[i] for i in chosen])
+        fakes = [
+            self.fakes(generator, torch.from_numpy(one[None]), range(i, i + 1))
+            for i, one in zip(chosen, labels, strict=True)
+        ]
+        columns = {
+            "label map": self.card.colorize(labels),
+            "real photo": np.stack([self.val.images[i] for i in chosen]),
+            "generated": to_uint8(torch.cat(fakes)),
+        }
+        contact_sheet(columns, path)
 
     def floor(self) -> Scores:
         """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""

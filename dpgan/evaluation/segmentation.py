@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dpgan.config import JudgeSettings
 from dpgan.errors import UserError
 from dpgan.evaluation.features import lite0_input, lite0_network
+from dpgan.hardware import native_bf16
 
 # Blocks of Lite0 after which a stride ends, and their channels: strides 2, 4, 8, 16, 32.
 _STAGES = {0: 16, 2: 24, 4: 40, 10: 112, 15: 320}
@@ -104,7 +105,7 @@ def train_judge(
         # Sorted: a memory map is then read from front to back.
         rows = chosen.sort().values.numpy()
         photo, truth = augment(to_input(images[rows]), torch.from_numpy(labels[rows]), generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=_has_bf16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
             logits = judge(photo.to(device, memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), truth.long().to(device), weight=weights)
         optimizer.zero_grad()
@@ -155,13 +156,6 @@ def _sample(population: int, count: int, generator: torch.Generator) -> Tensor:
     """`count` indices: shuffled epochs, one after the other."""
     epochs = math.ceil(count / population)
     return torch.cat([torch.randperm(population, generator=generator) for _ in range(epochs)])[:count]
-
-
-def _has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed by the processor itself; emulated, it is slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def save_judge(judge: Judge, path: Path) -> None:

@@ -42,9 +42,9 @@ def conv3x3_upsampled(x: Tensor, weight: Tensor, size: torch.Size) -> Tensor:
     """
     rows = upsample_kernels(x.shape[2], size[0], weight)
     columns = upsample_kernels(x.shape[3], size[1], weight)
-    mixed = torch.einsum("bihw,oikl->bokhlw", x, weight)
-    wide = torch.einsum("bokhlw,lxw->bokhx", mixed, columns)
-    return torch.einsum("bokhx,kyh->boyx", wide, rows)
+    mixed = torch.einsum("bihw,oikl->bklhwo", x, weight)
+    tall = torch.einsum("bklhwo,kyh->blywo", mixed, rows)
+    return torch.einsum("blywo,lxw->byxo", tall, columns).permute(0, 3, 1, 2)
 
 
 class Modulation(nn.Conv2d):

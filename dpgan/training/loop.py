@@ -19,6 +19,7 @@ from dpgan.config import RunSettings, TrainSettings
 from dpgan.data import order
 from dpgan.data.loader import Source, batches
 from dpgan.data.prepare import Split, open_prepared
+from dpgan.hardware import native_bf16
 from dpgan.labels import Card
 from dpgan.models.discriminators import DPDiscriminator
 from dpgan.models.ema import recollect_statistics
@@ -131,8 +132,11 @@ class _Training:
 def _build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> _Training:
     s, classes = job.settings, job.card.num_classes
     torch.manual_seed(job.seed)  # the same initial weights on every worker
-    generator = DPGenerator(**s.generator(classes)).to(device)
-    discriminator = DPDiscriminator(classes, s.discriminator_width, s.discriminator_spectral_norm).to(device)
+    # channels_last: a third less time for the discriminator in bf16 on a CPU, and what tensor cores want.
+    last = torch.channels_last
+    generator = DPGenerator(**s.generator(classes)).to(device).to(memory_format=last)
+    discriminator = DPDiscriminator(classes, s.discriminator_width, s.discriminator_spectral_norm)
+    discriminator.to(device).to(memory_format=last)
     perceptual = None
     if s.losses.perceptual:
         perceptual = PerceptualLoss().to(device)
@@ -144,6 +148,7 @@ def _build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> 
     if not s.losses.patch:
         discriminator.heads.requires_grad_(False)
     adam = partial(torch.optim.Adam, fused=True)
+    bf16 = s.precision == "bf16" or (s.precision == "auto" and native_bf16(device))
     step = TrainingStep(
         DDPEngine(
             generator_loss,
@@ -160,18 +165,9 @@ def _build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> 
         average,
         s,
         torch.from_numpy(job.card.void).to(device),
-        partial(torch.autocast, device.type, torch.bfloat16, enabled=use_bf16(s.precision, device)),
+        partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16),
     )
     return _Training(generator, discriminator, average, step)
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute under bf16 autocast; `auto` takes it where the hardware multiplies bf16 natively."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _resume(checkpoints: Checkpoints, training: _Training) -> tuple[int, dict[str, float] | None]:

@@ -1,0 +1,24 @@
+"""What the machine has: which device computes, and whether it multiplies bf16 natively."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def choose_device(setting: str) -> torch.device:
+    """`auto` takes the GPU where there is one; `cpu` and `cuda` are taken at their word."""
+    return torch.device("cuda" if setting == "auto" and torch.cuda.is_available() else setting.replace("auto", "cpu"))
+
+
+def use_all_cores() -> None:
+    """Let torch compute on every core of this machine, for the stages that run in one process."""
+    torch.set_num_threads(os.cpu_count() or 1)
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 itself; emulated, it is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))

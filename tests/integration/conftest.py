@@ -1,0 +1,73 @@
+"""A clone of the project whose dataset, networks and judge are tiny: the real pipeline in a minute or two."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PARAMS = """
+dataset: toyscapes
+raw: data/toyscapes/raw
+seed: 0
+judge: {images: 64, batch: 8}
+train: {images: 16, batch: 4, generator_width: 2, pyramid_width: 4, discriminator_width: 2, noise_channels: 4,
+  holdout: 8, evaluate_images: 8, losses: {perceptual: 1.0}}
+run: {workers: 2, device: cpu, checkpoint_images: 4, log_images: 4}
+evaluate: {noise_seed: 0, batch: 8}
+"""
+
+
+class Project:
+    """A clone, and how its user works in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        self.env |= {"PATH": paths, "PYTHONPATH": str(root), "DVC_GLOBAL_CONFIG_DIR": str(root / ".dvc-global")}
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """The output of a command that must end with `code`."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False, timeout=600
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{output}"
+        return output
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.root / name
+        text = path.read_text()
+        assert old in text, (name, old)
+        path.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A git clone of the working tree, committed, with a tiny dataset."""
+    root = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    clone = Project(root)
+    (root / "params.yaml").write_text(PARAMS)
+    clone.edit("data/toyscapes/dataset.yaml", "size: [64, 128]\npreset", "size: [32, 64]\npreset")
+    clone.edit(
+        "data/toyscapes/dataset.yaml",
+        "{train: 2000, val: 400, size: [64, 128], seed: 0}",
+        "{train: 32, val: 8, size: [32, 64], seed: 0}",
+    )
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
+        clone.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", *command)
+    return clone

@@ -1,0 +1,155 @@
+"""The pipeline as its users run it: dvc, the registry, a process without this package. Tests run in their order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import Project
+
+HANDOFF = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "dpgan": raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model("models:/dpgan-toyscapes@champion")
+labels = np.full((40, 72), 7, np.uint8); labels[:20] = 23
+photo = model.predict(labels, params={"seed": 1})
+assert photo.shape == (40, 72, 3) and photo.dtype == np.uint8, (photo.shape, photo.dtype)
+assert (photo == model.predict(labels, params={"seed": 1})).all()
+print("painted")
+"""
+
+
+def promotion(project: Project) -> dict[str, object]:
+    content: dict[str, object] = json.loads((project.root / "build/promotion.json").read_text())
+    return content
+
+
+def runs(project: Project) -> list[tuple[str, str]]:
+    """(run id, status) of every MLflow run."""
+    import sqlite3
+
+    with sqlite3.connect(project.root / "mlruns/mlflow.db") as database:
+        return list(database.execute("select run_uuid, status from runs order by start_time"))
+
+
+def test_interrupted_in_train_it_goes_on_from_the_last_checkpoint(project: Project) -> None:
+    project.run("dvc", "repro", "judge")
+    with subprocess.Popen(
+        ["dvc", "repro", "train"], cwd=project.root, env=project.env, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 300
+        while not list(project.root.glob("runs/*/checkpoints/step_*")) and time.monotonic() < deadline:
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # ctrl-c
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, output
+    assert "Traceback" not in output
+    assert not (project.root / "build/train").exists()
+    ((first, status),) = runs(project)
+    assert status == "KILLED"
+
+    output = project.run("dvc", "repro", "train")
+    assert "goes on from step_" in output
+    assert runs(project) == [(first, "FINISHED")]
+    assert not list(project.root.glob("runs/toyscapes-*")), "a finished run needs its checkpoints no more"
+
+
+def test_the_rest_scores_and_decides(project: Project) -> None:
+    project.run("dvc", "repro")
+    scores = json.loads((project.root / "build/scores.json").read_text())
+    assert scores["ceiling"]["fid_lite0"] < scores["floor"]["fid_lite0"]
+    assert promotion(project)["version"] == 1
+    sheet = Image.open(project.root / "build/evaluation/contact_sheet.png")
+    assert min(sheet.size) > 200
+
+
+def test_a_second_run_is_cached(project: Project) -> None:
+    before = promotion(project)
+    output = project.run("dvc", "repro")
+    assert "Running stage" not in output
+    assert promotion(project) == before
+    assert "dpgan-toyscapes" in project.run("dpgan", "summary")
+
+
+def test_dvc_says_sensible_things(project: Project) -> None:
+    assert "fid_lite0" in project.run("dvc", "metrics", "show")
+    dag = project.run("dvc", "dag")
+    assert all(name in dag for name in ("render", "index", "validate", "prepare", "judge", "train", "promote"))
+    project.edit("params.yaml", "perceptual: 1.0", "perceptual: 2.0")
+    assert "train.losses.perceptual" in project.run("dvc", "params", "diff")
+    assert "train" in project.run("dvc", "status")
+    project.edit("params.yaml", "perceptual: 2.0", "perceptual: 1.0")
+
+
+def test_the_run_is_described_in_mlflow(project: Project) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project.root}/mlruns/mlflow.db")
+    run = client.get_run(runs(project)[0][0])
+    assert {"git.commit", "git.dirty", "dvc.lock_sha256", "data_hash", "identity"} <= set(run.data.tags)
+    assert run.data.tags["git.dirty"] == "false"
+    assert run.data.params["train.losses.perceptual"] == "1.0"
+    assert {"loss/G_total", "throughput/images_per_s", "holdout/kid_lite0", "eval/best/fid_lite0"} <= set(
+        run.data.metrics
+    )
+    assert [a.path for a in client.list_artifacts(run.info.run_id, "evaluation")]
+    assert len(client.list_artifacts(run.info.run_id, "images")) >= 2
+
+
+def test_the_champion_paints_without_this_package(project: Project, tmp_path: Path) -> None:
+    """Crowned by hand: so tiny a network need not pass the gate."""
+    import mlflow
+
+    uri = f"sqlite:///{project.root}/mlruns/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    client.set_registered_model_alias("dpgan-toyscapes", "champion", "1")
+    env = {k: v for k, v in project.env.items() if k != "PYTHONPATH"} | {"MLFLOW_TRACKING_URI": uri}
+    done = subprocess.run(
+        [sys.executable, "-c", HANDOFF], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert "painted" in done.stdout, done.stderr
+
+
+def test_a_broken_contract_stops_the_pipeline(project: Project) -> None:
+    labels = sorted((project.root / "data/toyscapes/raw/labels/train").iterdir())
+    content = labels[0].read_bytes()
+    labels[0].unlink()
+    Image.fromarray(np.full((32, 64), 200, np.uint8)).save(labels[0])
+    try:
+        project.run("dpgan", "index")
+        error = project.run("dpgan", "validate", code=2)
+    finally:
+        labels[0].write_bytes(content)
+        project.run("dpgan", "index")
+    assert labels[0].name in error
+    assert "200" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.usefixtures("tmp_path")
+def test_the_flow_runs_the_same_stages(project: Project) -> None:
+    """On Prefect's embedded server: every stage a task, the scores and the picture as artifacts."""
+    output = project.run(sys.executable, "-m", "flows.train_dpgan")
+    assert "Completed" in output
+    import sqlite3
+
+    with sqlite3.connect(project.root / ".prefect/prefect.db") as database:
+        artifacts = {key for (key,) in database.execute("select key from artifact where key is not null")}
+        tasks = {name for (name,) in database.execute("select name from task_run")}
+    assert {"scores", "contact-sheet", "verdict"} <= artifacts
+    assert {"index", "validate", "prepare", "judge", "train", "evaluate", "promote"} <= tasks

@@ -1,0 +1,160 @@
+"""One training step: what it trains, what it leaves alone, and golden losses against silent change."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dpgan.config import LossWeights, TrainSettings
+from dpgan.models.discriminators import DPDiscriminator
+from dpgan.models.generators import DPGenerator
+from dpgan.training.step import DiscriminatorLoss, GeneratorLoss, TrainingStep
+from dpgan.training.strategy import DDPEngine
+
+CLASSES = 5
+CPU = torch.device("cpu")
+
+
+def settings(**changes: Any) -> TrainSettings:
+    base = {"preset": "test", "images": 8, "batch": 2, "generator_width": 2, "pyramid_width": 4, "noise_channels": 3,
+            "discriminator_width": 2, "ema": 0.5, "lr_generator": 1e-2, "lr_discriminator": 1e-2}  # fmt: skip
+    return TrainSettings.model_validate({**base, **changes})
+
+
+def make_step(s: TrainSettings) -> TrainingStep:
+    torch.manual_seed(0)
+    generator = DPGenerator(**s.generator(CLASSES))
+    discriminator = DPDiscriminator(CLASSES, s.discriminator_width, s.discriminator_spectral_norm)
+    average = copy.deepcopy(generator).requires_grad_(False)
+    adam = partial(torch.optim.Adam, betas=(0.0, 0.999))
+    generator_loss = GeneratorLoss(generator, discriminator, None, s.losses, s.feature_matching)
+    return TrainingStep(
+        DDPEngine(generator_loss, adam(generator.parameters()), CPU),
+        DDPEngine(DiscriminatorLoss(discriminator, s.losses), adam(discriminator.parameters()), CPU),
+        generator,
+        discriminator,
+        average,
+        s,
+        torch.tensor([True, False, False, False, False]),
+        partial(torch.autocast, "cpu", torch.bfloat16, enabled=False),
+    )
+
+
+def run(step: TrainingStep, steps: int = 1) -> list[dict[str, float]]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1
+    labels = torch.randint(0, CLASSES, (2, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = labels.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    noise = torch.randn(2, 2, 3, generator=generator)
+    mixed = torch.tensor([True, False, True, False, True])
+    results = []
+    for number in range(steps):
+        terms = step(images, labels, lambda draw: noise[draw], mixed, number / 8)
+        results.append({name: float(value) for name, value in terms.items()})
+    return results
+
+
+def test_golden_losses() -> None:
+    """Three steps at a fixed seed, fp32 on the CPU. A refactor leaves these numbers as they are."""
+    first, _, third = run(make_step(settings(lr_generator=1e-5, lr_discriminator=4e-5)), 3)
+    for terms, golden in ((first, GOLDEN_FIRST), (third, GOLDEN_THIRD)):
+        assert terms == pytest.approx(golden, rel=2e-3, abs=1e-5)
+
+
+GOLDEN_FIRST = {
+    "G_total": 1.79905,
+    "G_pixel": 1.79175,
+    "G_patch": -2.15401e-06,
+    "G_feature": 0.00729889,
+    "D_total": 5.58329,
+    "D_pixel_real": 1.79151,
+    "D_pixel_fake": 1.79179,
+    "D_patch": 1.99999,
+    "D_labelmix": 7.04391e-07,
+}
+GOLDEN_THIRD = {
+    "G_total": 1.80207,
+    "G_pixel": 1.79177,
+    "G_patch": -9.19147e-06,
+    "G_feature": 0.0103053,
+    "D_total": 5.58299,
+    "D_pixel_real": 1.79141,
+    "D_pixel_fake": 1.79166,
+    "D_patch": 1.99992,
+    "D_labelmix": 1.18244e-06,
+}
+
+
+def test_totals_are_the_sums_of_their_terms() -> None:
+    (terms,) = run(make_step(settings()))
+    for network in "GD":
+        parts = [v for k, v in terms.items() if k.startswith(network) and not k.endswith("total")]
+        assert terms[f"{network}_total"] == pytest.approx(sum(parts), rel=1e-5)
+
+
+def weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def test_each_update_trains_its_own_network_only() -> None:
+    s = settings()
+    step = make_step(s)
+    before = weights(step.discriminator)
+    seen: dict[str, Any] = {}
+    update = step.generator_engine.update
+
+    def spy(loss: Tensor) -> None:
+        update(loss)
+        seen["same"] = all(torch.equal(p, before[n]) for n, p in step.discriminator.named_parameters())
+        seen["no gradient"] = all(p.grad is None for p in step.discriminator.parameters())
+        seen["moved"] = all(p.grad is not None for p in step.generator.parameters())
+        seen["generator"] = weights(step.generator)
+
+    step.generator_engine.update = spy  # type: ignore[method-assign]
+    run(step)
+    assert seen["same"]
+    assert seen["no gradient"]
+    assert seen["moved"]
+    assert all(torch.equal(p, seen["generator"][n]) for n, p in step.generator.named_parameters())
+    moved = {n for n, p in step.discriminator.named_parameters() if not torch.equal(p, before[n])}
+    assert {n for n in before if "weight" in n} <= moved
+
+
+def test_the_patch_loss_trains_the_patch_heads() -> None:
+    """The released code adds it as a plain number: its heads never train (paper-vs-code 1)."""
+    step = make_step(settings(losses=LossWeights(pixel=0, feature=0, labelmix=0)))
+    before = weights(step.discriminator.heads)
+    run(step)
+    moved = {n for n, p in step.discriminator.heads.named_parameters() if not torch.equal(p, before[n])}
+    assert {n for n in before if n.endswith("weight")} <= moved
+
+
+def test_the_average_follows_the_generator() -> None:
+    step = make_step(settings(ema=0.5))
+    start = weights(step.average)
+    run(step)
+    for name, p in step.generator.named_parameters():
+        torch.testing.assert_close(step.average.get_parameter(name), (start[name] + p.detach()) / 2)
+
+
+def test_rates_fall_to_zero_after_decay_from() -> None:
+    step = make_step(settings(decay_from=0.5))
+    rates = []
+    for progress in (0.0, 0.49, 0.75, 1.0):
+        step._set_rates(progress)
+        rates.append(step.generator_engine.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-2, 1e-2, 5e-3, 0.0])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_shared_fake_is_drawn_once(shared: bool) -> None:
+    step = make_step(settings(shared_fake=shared))
+    calls = []
+    step.generator.register_forward_hook(lambda *_: calls.append(1))
+    run(step)
+    assert len(calls) == (1 if shared else 2)

@@ -1,0 +1,135 @@
+"""Training as a whole, on a real Ray with gloo: workers change nothing, and a lost worker costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_card
+from safetensors.torch import load_file
+
+from dpgan.config import RunSettings, TrainSettings
+from dpgan.errors import UserError
+from dpgan.training.launch import launch
+from dpgan.training.loop import Job, train
+
+SETTINGS = {"preset": "test", "images": 24, "batch": 4, "generator_width": 2, "pyramid_width": 4, "noise_channels": 3,
+            "discriminator_width": 2, "holdout": 8, "evaluate_images": 12, "precision": "fp32"}  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Records:
+    """A tracker that writes what it is told to a file; it runs in a worker's process."""
+
+    path: Path
+    kill_at: int | None = None
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        crash = self.path.with_suffix(".crashed")
+        if self.kill_at == step and not crash.exists():
+            crash.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def image(self, key: str, image: np.ndarray, step: int) -> None:
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
+
+    def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
+def job(tiny: Path, folder: Path, workers: int, **changes: Any) -> Job:
+    folder.mkdir(exist_ok=True)
+    run = RunSettings(workers=workers, checkpoint_images=4, log_images=4, device="cpu")
+    settings = TrainSettings.model_validate({**SETTINGS, **changes})
+    return Job(tiny_card(), settings, run, seed=3, prepared=tiny, folder=folder, facts={"identity": "test"})
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One worker, in this process, uninterrupted."""
+    folder = tmp_path_factory.mktemp("alone")
+    train(job(tiny, folder, workers=1), CPU, Records(folder / "log"), lambda *_: None)
+    return folder
+
+
+def test_a_run_leaves_candidates_and_metrics(alone: Path) -> None:
+    result = json.loads((alone / "result.json").read_text())
+    assert result["images"] == 24
+    assert result["best"]["images"] in (12, 24)
+    logged = Records(alone / "log").read()
+    losses = [row for row in logged if "loss/G_total" in row]
+    assert [row["step"] for row in losses] == [4, 8, 12, 16, 20, 24]
+    assert {"throughput/images_per_s", "throughput/data_wait", "loss/D_labelmix"} <= set(losses[0])
+    assert [row["step"] for row in logged if "holdout/kid_lite0" in row] == [12, 24]
+
+
+def close(a: Path, b: Path, name: str, tolerance: float) -> None:
+    ours, theirs = (load_file(p / "candidates" / f"{name}.safetensors") for p in (a, b))
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_workers_train_what_one_trains(tiny: Path, alone: Path, tmp_path: Path) -> None:
+    log = Records(tmp_path / "log")
+    reports: list[tuple[int, int, str]] = []
+    launch(job(tiny, tmp_path, workers=2), log, lambda *facts: reports.append(facts))
+    single = [row for row in Records(alone / "log").read() if "loss/G_total" in row]
+    double = [row for row in log.read() if "loss/G_total" in row]
+    for one, two in zip(single, double, strict=True):
+        for name in (n for n in one if n.startswith("loss/")):
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-5), (one["step"], name)
+    assert reports[-1][:2] == (24, 24)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_worker_restarts_from_the_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    """The final weights are those of the uninterrupted run, bit for bit."""
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    launch(job(tiny, calm, workers=2), Records(tmp_path / "calm.log"), lambda *_: None)
+    log = Records(tmp_path / "killed.log", kill_at=16)
+    launch(job(tiny, killed, workers=2), log, lambda *_: None)
+    steps = [row["step"] for row in log.read() if "loss/G_total" in row]
+    assert steps == [4, 8, 12, 16, 16, 20, 24] or steps == [4, 8, 12, 16, 12, 16, 20, 24]
+    for name in ("last", "best"):
+        close(calm, killed, name, tolerance=0)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tiny: Path, alone: Path, tmp_path: Path) -> None:
+    class Stop(Records):
+        def metrics(self, values: Mapping[str, float], step: int) -> None:
+            super().metrics(values, step)
+            if step == 16:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job(tiny, tmp_path, workers=1), CPU, Stop(tmp_path / "log"), lambda *_: None)
+    train(job(tiny, tmp_path, workers=1), CPU, Records(tmp_path / "log"), lambda *_: None)
+    close(alone, tmp_path, "last", tolerance=0)
+
+
+def test_a_batch_that_workers_cannot_share_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.batch 4 cannot be shared by run\.workers 3"):
+        launch(job(tiny, tmp_path, workers=3), Records(tmp_path / "log"), lambda *_: None)
+
+
+@pytest.mark.parametrize("losses", [{"patch": 0}, {"feature": 0, "labelmix": 0}, {"perceptual": 1.0, "l1": 1.0}])
+def test_any_loss_can_be_left_out_or_added(tiny: Path, tmp_path: Path, losses: dict[str, float]) -> None:
+    log = Records(tmp_path / "log")
+    train(job(tiny, tmp_path, workers=1, images=4, losses=losses), CPU, log, lambda *_: None)
+    row = log.read()[0]
+    for name, weight in losses.items():
+        assert (f"loss/G_{name}" in row or f"loss/D_{name}" in row) == bool(weight)
+    assert np.isfinite(row["loss/G_total"])
