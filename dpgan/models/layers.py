@@ -28,23 +28,22 @@ class _GlobalBatchNorm(torch.autograd.Function):
     """Training-mode BatchNorm over the batches of all workers: x [B, C, H, W], weight and bias [C].
 
     Returns the normalised x in its dtype, and the global mean, variance (biased) and count, fp64 and constant.
+    Once the global statistics are known, torch's own kernels for fixed statistics do the work on the pixels.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
         mean, var = (t.double() for t in torch.batch_norm_update_stats(x.float(), None, None, 0.0))
         count = mean.new_tensor([x.numel() // x.shape[1]])
+        # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
         sums = sum_over_workers(torch.cat([mean * count, (var + mean.square()) * count, count]))
         count = sums[-1]
         mean, square = (sums[:-1] / count).chunk(2)
         var = square - mean.square()
-        deviation = torch.sqrt(var + eps)
-        factor = (weight / deviation).float()
-        shift = (bias - mean * weight / deviation).float()
-        ctx.save_for_backward(x, weight, mean, deviation, count)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, mean.float(), var.float(), count)
         ctx.mark_non_differentiable(mean, var, count)
-        return torch.addcmul(column(shift), x.float(), column(factor)).to(x.dtype), mean, var, count
+        return F.batch_norm(x, mean.float(), var.float(), weight, bias, eps=eps), mean, var, count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -52,19 +51,14 @@ class _GlobalBatchNorm(torch.autograd.Function):
 
         dx = weight / deviation * (grad - sum(grad) / n - xhat * sum(grad * xhat) / n).
         """
-        x, weight, mean, deviation, count = ctx.saved_tensors
-        grad = grad.float()
-        xhat = (x.float() - column(mean.float())) * column((1 / deviation).float())
-        grad_bias = grad.sum(dim=(0, 2, 3)).double()
-        grad_weight = (grad * xhat).sum(dim=(0, 2, 3)).double()
+        x, weight, mean, var, count = ctx.saved_tensors
+        direct, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
         mean_grad, mean_grad_xhat = (sum_over_workers(torch.cat([grad_bias, grad_weight])) / count).float().chunk(2)
-        dx = (grad - column(mean_grad) - xhat * column(mean_grad_xhat)) * column((weight / deviation).float())
-        return dx.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
-
-
-def column(values: Tensor) -> Tensor:
-    """A number a channel [C] as [C, 1, 1]."""
-    return values[:, None, None]
+        slope = -weight * torch.rsqrt(var + ctx.eps)
+        through_statistics = F.batch_norm(x, mean, var, slope * mean_grad_xhat, slope * mean_grad, eps=ctx.eps)
+        return direct + through_statistics, grad_weight, grad_bias, None
 
 
 class BatchNorm(nn.BatchNorm2d):
