@@ -82,10 +82,10 @@ class RunSettings(Model):
 class JudgeSettings(Model):
     """The small segmentation network that mIoU is measured with, trained on the real training photos."""
 
-    images: int = Field(default=6400, ge=1, description="photos seen in all")
+    images: int = Field(default=3200, ge=1, description="photos seen in all")
     batch: int = Field(default=16, ge=1)
     lr: float = Field(default=2e-3, gt=0)
-    size: tuple[int, int] | None = Field(default=None, description="height, width it works at; null: the card's")
+    size: tuple[int, int] | None = Field(default=None, description="height, width it works at; null: 1.5 times the images")
 
 
 class EvaluateSettings(Model):
