@@ -1,5 +1,7 @@
 # Everything runs in .venv, made from requirements.lock. `make demo` and `make test` need nothing else.
 PYTHON ?= python3.11
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo test lint ui lock clean help

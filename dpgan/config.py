@@ -85,7 +85,7 @@ class JudgeSettings(Model):
     images: int = Field(default=3200, ge=1, description="photos seen in all")
     batch: int = Field(default=16, ge=1)
     lr: float = Field(default=2e-3, gt=0)
-    size: tuple[int, int] | None = Field(default=None, description="height, width it works at; null: 1.5 times the images")
+    size: tuple[int, int] | None = Field(default=None, description="height, width it works at; null: 1.5x")
 
 
 class EvaluateSettings(Model):
@@ -124,6 +124,22 @@ def train_settings(params: Params, card_preset: str, path: Path = PARAMS) -> Tra
     row = dict(PRESETS[name])
     losses = {**row.pop("losses", {}), **(given.pop("losses", None) or {})}
     return parse(TrainSettings, {**row, **given, "losses": losses, "preset": name}, Path(f"{path}: train"))
+
+
+def check_fits(settings: TrainSettings, run: RunSettings, size: tuple[int, int], pairs: int) -> None:
+    """UserError where the settings do not go together, or do not go with `pairs` training pairs of `size`."""
+    s, crop = settings, settings.crop or size
+    mistakes = [
+        (s.batch % run.workers, f"train.batch {s.batch} is not a multiple of run.workers {run.workers}"),
+        (s.images % s.batch, f"train.images {s.images} is not a multiple of train.batch {s.batch}"),
+        (s.holdout < run.workers, f"train.holdout {s.holdout} is less than run.workers {run.workers}"),
+        (s.holdout >= pairs, f"train.holdout {s.holdout} leaves nothing to train on: the split has {pairs} pairs"),
+        (any(c % 32 or c > whole for c, whole in zip(crop, size, strict=True)),
+         f"train.crop {list(crop)}: height and width must be multiples of 32 within {list(size)}"),
+    ]  # fmt: skip
+    for wrong, what in mistakes:
+        if wrong:
+            raise UserError(f"{PARAMS}: {what}")
 
 
 def identity(**parts: Any) -> str:

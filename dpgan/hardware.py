@@ -6,10 +6,14 @@ import os
 
 import torch
 
+from dpgan.errors import UserError
+
 
 def choose_device(setting: str) -> torch.device:
     """`auto` takes the GPU where there is one; `cpu` and `cuda` are taken at their word."""
-    return torch.device("cuda" if setting == "auto" and torch.cuda.is_available() else setting.replace("auto", "cpu"))
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise UserError("params.yaml: run.device is cuda, and torch finds no CUDA device here; set it to auto or cpu")
+    return torch.device("cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def use_all_cores() -> None:

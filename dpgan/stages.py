@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpgan.config import BUILD, Params, TrainSettings, identity, load_params, need, train_settings
+from dpgan.config import BUILD, Params, TrainSettings, check_fits, identity, load_params, need, train_settings
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, load_card
 from dpgan.progress import Progress
@@ -123,8 +123,8 @@ def train() -> None:
     from dpgan.training.loop import Job
 
     params, card = _setup()
-    _splits()
     settings = train_settings(params, card.preset)
+    check_fits(settings, params.run, card.size, len(_splits()[0].ids))
     data = data_hash(PREPARED)
     who = identity(settings=settings, seed=params.seed, data=data, card=card.digest)
     root = Path.cwd()

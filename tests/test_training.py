@@ -16,7 +16,7 @@ import torch
 from conftest import tiny_card
 from safetensors.torch import load_file
 
-from dpgan.config import RunSettings, TrainSettings
+from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
 from dpgan.training.launch import launch
 from dpgan.training.loop import Job, train
@@ -120,9 +120,27 @@ def test_a_stopped_run_goes_on_where_it_was(tiny: Path, alone: Path, tmp_path: P
     close(alone, tmp_path, "last", tolerance=0)
 
 
-def test_a_batch_that_workers_cannot_share_is_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.batch 4 cannot be shared by run\.workers 3"):
-        launch(job(tiny, tmp_path, workers=3), Records(tmp_path / "log"), lambda *_: None)
+@pytest.mark.usefixtures("ray_session")
+def test_more_workers_than_ray_has_are_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.workers 64 need 64 CPUs, Ray has"):
+        launch(job(tiny, tmp_path, workers=64), Records(tmp_path / "log"), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch": 3}, "train.batch 3 is not a multiple of run.workers 2"),
+        ({"images": 6}, "train.images 6 is not a multiple of train.batch 4"),
+        ({"holdout": 24}, "train.holdout 24 leaves nothing to train on"),
+        ({"crop": (32, 48)}, "train.crop [32, 48]"),
+        ({"crop": (64, 64)}, "train.crop [64, 64]"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], expected: str) -> None:
+    settings = TrainSettings.model_validate({**SETTINGS, **changes})
+    with pytest.raises(UserError) as error:
+        check_fits(settings, RunSettings(workers=2), size=(32, 64), pairs=24)
+    assert expected in str(error.value)
 
 
 @pytest.mark.parametrize("losses", [{"patch": 0}, {"feature": 0, "labelmix": 0}, {"perceptual": 1.0, "l1": 1.0}])

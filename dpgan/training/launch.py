@@ -20,11 +20,18 @@ from dpgan.errors import UserError
 from dpgan.training.loop import Job, Tracker, train
 
 
-def uses_gpu(run: RunSettings) -> bool:
-    """Whether workers run on CUDA; refuses a GPU that is not there."""
-    if run.device == "auto":
-        return torch.cuda.is_available() or ("RAY_ADDRESS" in os.environ and ray.cluster_resources().get("GPU", 0) > 0)
-    return run.device == "cuda"
+def resources(run: RunSettings) -> dict[str, float]:
+    """What each worker takes of the running Ray; UserError where Ray has too little, and would wait forever."""
+    have = ray.cluster_resources()
+    gpu = run.device == "cuda" or (run.device == "auto" and have.get("GPU", 0) > 0)
+    share: dict[str, float] = {"CPU": run.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+    for kind, amount in share.items():
+        if have.get(kind, 0) < amount * run.workers:
+            raise UserError(
+                f"params.yaml: run.workers {run.workers} need {amount * run.workers:g} {kind}s, Ray has "
+                f"{have.get(kind, 0):g}; ask for fewer workers, or set run.device"
+            )
+    return share
 
 
 def start_ray(run: RunSettings) -> None:
@@ -45,23 +52,18 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
     `report(done, total, note)` is called in this process.
     """
     run = job.run
-    if job.settings.batch % run.workers:
-        raise UserError(
-            f"params.yaml: train.batch {job.settings.batch} cannot be shared by run.workers {run.workers}; "
-            "make the batch a multiple of the workers"
-        )
     start_ray(run)
-    gpu = uses_gpu(run)
+    share = resources(run)
+    gpu = "GPU" in share
     board = Queue()
     closed = threading.Event()
     printer = threading.Thread(target=_print_reports, args=(board, report, closed), daemon=True)
     printer.start()
-    resources = {"CPU": run.cpus_per_worker, **({"GPU": 1} if gpu else {})}
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "tracker": tracker, "board": board},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=share),
         run_config=RunConfig(
             name="ray",
             storage_path=str(job.folder),
