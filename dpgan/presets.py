@@ -26,5 +26,5 @@ _SMALL: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "paper-cityscapes": {**_PAPER, "images": 2975 * 200, "batch": 5},
     "toyscapes": {**_SMALL, "images": 3600, "evaluate_images": 900},
-    "camvid": {**_SMALL, "images": 8000, "evaluate_images": 1000},
+    "camvid": {**_SMALL, "images": 4800, "evaluate_images": 1200},
 }

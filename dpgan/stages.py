@@ -275,14 +275,17 @@ def promote() -> None:
 
 def summary() -> None:
     """Say where to look: the champion, the scores with floor and ceiling, the pictures, the UI."""
+    from dpgan.registry.promote import champion_version
+
     promotion = _read_json(PROMOTION, "promote")
-    model, version, champion = promotion["model"], promotion["version"], promotion["champion"]
+    model, version = promotion["model"], promotion["version"]
+    champion = champion_version(Path.cwd(), _setup()[1].name)
     print()
     _print_scores(_read_json(SCORES, "evaluate"))
     print()
     verdict = "promoted" if promotion["promoted"] else "REFUSED"
     print(f"  candidate       {model} version {version}: {verdict}; {'; '.join(promotion['reasons'])}")
-    named = f"{model} version {champion}  (models:/{model}@champion)" if champion else "none yet"
+    named = f"{model} version {champion}  (models:/{model}@champion)" if champion else "none"
     print(f"  champion        {named}")
     print(f"  contact sheet   {EVALUATION / 'contact_sheet.png'}")
     print(f"  data report     {VALIDATION / 'report.html'}")

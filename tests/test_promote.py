@@ -16,7 +16,7 @@ from dpgan.models.generators import DPGenerator
 from dpgan.registry import promote as module
 from dpgan.registry.gate import Evaluation
 from dpgan.registry.packaging import Package
-from dpgan.registry.promote import CHAMPION, PREVIOUS, Promotion, alias, promote, rollback
+from dpgan.registry.promote import CHAMPION, PREVIOUS, Promotion, alias, champion_version, promote, rollback
 from dpgan.registry.tracking import open_run, tracking_uri
 
 MODEL = "dpgan-x"
@@ -152,3 +152,12 @@ def test_without_a_previous_champion_there_is_no_way_back(project: Project) -> N
     project.promote(1, GOOD)
     with pytest.raises(UserError, match="no previous champion"):
         rollback(project.root, "x")
+
+
+def test_a_run_that_the_store_does_not_know_is_refused(tmp_path: Path) -> None:
+    """As after `rm -r mlruns`: DVC still has the weights, the registry has nothing."""
+    assert champion_version(tmp_path, "x") is None
+    open_run(tmp_path, "x", "another", {}, {})
+    with pytest.raises(UserError, match="dvc repro -f train"):
+        promote(tmp_path, "x", "0" * 32, content(0), GOOD, FLOOR, CEILING, never)
+    assert champion_version(tmp_path, "x") is None

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from dpgan.errors import UserError
 from dpgan.registry.gate import Evaluation, Verdict, decide
 from dpgan.registry.packaging import Package, load_files, register
-from dpgan.registry.tracking import need_server, tracking_uri
+from dpgan.registry.tracking import is_active, need_server, tracking_uri
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -51,6 +51,11 @@ def promote(
     uri, model = tracking_uri(root), f"dpgan-{dataset}"
     need_server(uri)
     client = MlflowClient(uri)
+    if not is_active(client, run_id):
+        raise UserError(
+            f"run {run_id} is not in the tracking store {uri}: set MLFLOW_TRACKING_URI to the store that it was "
+            "logged to, or train again: `dvc repro -f train`"
+        )
     with _one_at_a_time(root):
         version = register(uri, model, run_id, content)
         champion = alias(client, model, CHAMPION)
@@ -81,6 +86,16 @@ def rollback(root: Path, dataset: str) -> int:
             raise UserError(f"{model} at {uri}: no previous champion to go back to")
         _crown(client, model, previous, alias(client, model, CHAMPION))
     return previous
+
+
+def champion_version(root: Path, dataset: str) -> int | None:
+    """The version that is champion of a dataset now, or None. UserError where the server does not answer."""
+    uri = tracking_uri(root)
+    need_server(uri)
+    local = uri.removeprefix("sqlite:///")
+    if local != uri and not Path(local).exists():
+        return None
+    return alias(MlflowClient(uri), f"dpgan-{dataset}", CHAMPION)
 
 
 def alias(client: MlflowClient, model: str, name: str) -> int | None:

@@ -92,7 +92,7 @@ def open_run(
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(uri)
-    if run_id is not None and _is_active(client, run_id):
+    if run_id is not None and is_active(client, run_id):
         client.update_run(run_id, status="RUNNING")
         client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         return run_id
@@ -103,7 +103,8 @@ def open_run(
     return str(run.info.run_id)
 
 
-def _is_active(client: MlflowClient, run_id: str) -> bool:
+def is_active(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store knows the run, and it is not deleted."""
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException as error:
