@@ -43,7 +43,7 @@ class TrainSettings(Model):
     discriminator_spectral_norm: bool = True
     noise_channels: int = Field(default=64, ge=1)
     losses: LossWeights = LossWeights()
-    feature_matching: Literal["mean", "sum"] = "mean"
+    feature_matching: Literal["mean", "sum", "relative"] = "mean"
     shared_fake: bool = Field(default=False, description="one fake for both updates instead of a new one for D")
     lr_generator: float = Field(default=1e-4, gt=0)
     lr_discriminator: float = Field(default=4e-4, gt=0)

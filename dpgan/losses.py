@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FeatureMatching = Literal["mean", "sum", "relative"]
+
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Pixels of each class: int64 [C]. Sum over workers before `class_weights` to weight by the global batch."""
@@ -59,13 +61,17 @@ def patch_loss_generator(fake: Sequence[Tensor], clamp: bool = False) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def feature_matching_loss(fake: Sequence[Tensor], real: Sequence[Tensor], reduction: Literal["mean", "sum"]) -> Tensor:
+def feature_matching_loss(fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching) -> Tensor:
     """Eq. 6: mean squared distance of the decoder's features; `mean` (paper) or `sum` (released code) over layers.
 
-    The real image's features are a constant of the loss.
+    `relative` is `mean` with each layer divided by its mean square on the real image: it does not grow with the
+    features of a discriminator without spectral norm. The real image's features are a constant of the loss.
     """
-    losses = torch.stack([F.mse_loss(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)])
-    return losses.mean() if reduction == "mean" else losses.sum()
+    layers = [(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)]
+    losses = torch.stack([F.mse_loss(f, r) for f, r in layers])
+    if reduction == "relative":
+        losses = losses / torch.stack([r.square().mean() for _, r in layers]).clamp_min(1e-12)
+    return losses.sum() if reduction == "sum" else losses.mean()
 
 
 def labelmix_mask(labels: Tensor, table: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ _PAPER: dict[str, Any] = {
 # a faster EMA; one fake for both updates; no spectral norm in the discriminator, which is too slow a learner with it.
 _SMALL: dict[str, Any] = {
     "batch": 8, "generator_width": 8, "pyramid_width": 32, "discriminator_width": 8,
-    "discriminator_spectral_norm": False, "shared_fake": True,
+    "discriminator_spectral_norm": False, "shared_fake": True, "feature_matching": "relative",
     "lr_generator": 1e-3, "lr_discriminator": 1e-3, "beta1_generator": 0.9, "decay_from": 0.5, "ema": 0.99,
     "losses": {"pixel": 0.05, "patch": 0.05, "feature": 0.1, "labelmix": 0.05, "perceptual": 10.0, "l1": 10.0},
 }  # fmt: skip

@@ -11,25 +11,34 @@ def _clock(seconds: float) -> str:
 
 
 class Progress:
-    """Prints `stage  done/total unit  rate  left  note`: in place on a terminal, a line every few seconds elsewhere."""
+    """Prints `stage  done/total unit  rate  left  note`: in place on a terminal, a line every few seconds elsewhere.
 
-    def __init__(self, stage: str, unit: str = "images", start: int = 0) -> None:
-        self.stage, self.unit, self.start = stage, unit, start
-        self.began = time.monotonic()
+    The rate counts from the first call, so neither a start-up nor what an earlier run had done goes into it.
+    """
+
+    def __init__(self, stage: str, unit: str = "images") -> None:
+        self.stage, self.unit = stage, unit
+        self.first: tuple[int, float] | None = None
         self.terminal = sys.stdout.isatty()
         self.every = 0.5 if self.terminal else 10.0
-        self.printed = self.began - (self.every if self.terminal else 0)
+        self.printed = self.began = time.monotonic()
 
     def __call__(self, done: int, total: int, note: str | float = "") -> None:
         now = time.monotonic()
-        if done < total and now - self.printed < self.every:
+        starts = self.first is None
+        self.first = self.first or (done, now)
+        if done < total and now - self.printed < self.every and not (starts and note):
             return
         self.printed = now
-        seconds = max(now - self.began, 1e-6)
-        rate = (done - self.start) / seconds
-        left = f"{_clock((total - done) / rate)} left" if done < total and rate > 0 else f"{_clock(seconds)} in all"
-        if isinstance(note, float):
-            note = f"loss {note:.3f}"
-        text = f"{self.stage:<9} {done:>6}/{total} {self.unit}  {rate:7.1f} {self.unit}/s  {left}  {note}"
+        rate = (done - self.first[0]) / max(now - self.first[1], 1e-6)
+        facts = [f"{self.stage:<9} {done:>6}/{total} {self.unit}"]
+        if rate:
+            facts.append(f"{rate:7.1f} {self.unit}/s")
+        if done >= total:
+            facts.append(f"{_clock(now - self.began)} in all")
+        elif rate:
+            facts.append(f"{_clock((total - done) / rate)} left")
+        facts.append(f"loss {note:.3f}" if isinstance(note, float) else note)
+        text = "  ".join(facts)
         end = "\n" if done >= total or not self.terminal else ""
         print(f"\r\033[K{text}" if self.terminal else text, end=end, flush=True)

@@ -87,6 +87,9 @@ class DPDiscriminator(nn.Module):
         self.to_logits = nn.Conv2d(width, num_classes + 1, 1)
         self.heads = nn.ModuleList([PatchHead(down[4], width), PatchHead(down[6], width)])
         self.apply(initialise)
+        if not spectral_norm:  # which makes the scale irrelevant; without it, gain 0.02 leaves no signal to learn from
+            for conv in (m for m in [*self.down.modules(), *self.up.modules()] if isinstance(m, nn.Conv2d)):
+                nn.init.xavier_normal_(conv.weight)
 
     def forward(self, images: Tensor, heads: bool = True) -> DiscriminatorOutput:
         """images: float [B, 3, H, W] in [-1, 1]; H and W are multiples of 32. `heads=False` leaves the patches out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -70,9 +71,13 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
             failure_config=FailureConfig(max_failures=run.max_failures),
         ),
     )
+    on_sigint = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
+    except SystemExit:  # Ray's own handler of SIGINT ends the process, with code 0
+        raise KeyboardInterrupt from None
     finally:
+        signal.signal(signal.SIGINT, on_sigint)
         closed.set()
         printer.join(timeout=5)
 

@@ -69,6 +69,8 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
     holdout = Holdout(data, held_out, seed, device)
     checkpoints = Checkpoints(job.folder / "checkpoints")
     step, best = _resume(checkpoints, training)
+    if step and rank() == 0:
+        report(step * s.batch, s.images, f"goes on from checkpoint {step}")
 
     total_steps = s.images // s.batch
     source = partial(Source, data.images, data.labels, samples, seed=seed, batch=s.batch, rank=rank(),
@@ -180,8 +182,6 @@ def _resume(checkpoints: Checkpoints, training: _Training) -> tuple[int, dict[st
         load_state(module, path / f"{name}.safetensors")
     for name, optimizer in training.optimizers.items():
         load_optimizer(optimizer, path / f"{name}.safetensors")
-    if rank() == 0:
-        print(f"train     goes on from {path.name}", flush=True)
     return manifest["step"], manifest["facts"]["best"]
 
 

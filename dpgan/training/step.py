@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ class GeneratorLoss(nn.Module):
         discriminator: DPDiscriminator,
         perceptual: PerceptualLoss | None,
         weights: LossWeights,
-        feature_matching: Literal["mean", "sum"],
+        feature_matching: losses.FeatureMatching,
     ) -> None:
         super().__init__()
         self.generator = generator

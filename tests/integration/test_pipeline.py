@@ -64,7 +64,7 @@ def test_interrupted_in_train_it_goes_on_from_the_last_checkpoint(project: Proje
     assert status == "KILLED"
 
     output = project.run("dvc", "repro", "train")
-    assert "goes on from step_" in output
+    assert "goes on from checkpoint" in output
     assert runs(project) == [(first, "FINISHED")]
     assert not list(project.root.glob("runs/toyscapes-*")), "a finished run needs its checkpoints no more"
 
