@@ -142,7 +142,7 @@ def train() -> None:
             "train": settings.model_dump(),
             "run": params.run.model_dump(),
         },
-        tags=facts,
+        tags={**facts, "mlflow.source.name": "dpgan train", "mlflow.source.git.commit": facts["git.commit"]},
         run_id=kept.read_text() if kept.exists() else None,
     )
     kept.write_text(run_id)
@@ -212,6 +212,7 @@ def evaluate() -> None:
     write_json(SCORES, {"n": len(evaluator.val.ids), "noise_seed": params.evaluate.noise_seed, **finite, **brief})
     tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / f"spool-{manifest['run_id']}")
     tracker.metrics({f"eval/{name}/{k}": v for name, s in brief.items() for k, v in s.items()}, manifest["images"])
+    tracker.tags({"mlflow.note.content": _markdown(brief)})
     tracker.artifact(EVALUATION / "contact_sheet.png", "evaluation")
     tracker.artifact(EVALUATION / "scores.json", "evaluation")
     _print_scores(brief)
@@ -303,6 +304,13 @@ def _print_scores(sets: Mapping[str, Any]) -> None:
     print(f"  {'':<23}" + "".join(f"{key:>14}" for key in keys))
     for name, title in rows.items():
         print(f"  {title:<23}" + "".join(f"{sets[name][key]:>14.1f}" for key in keys))
+
+
+def _markdown(sets: Mapping[str, Mapping[str, float]]) -> str:
+    """The scores as a table, for the run's description in the UI."""
+    keys = list(sets["best"])
+    rows = [f"| {name} | " + " | ".join(f"{scores[key]:.1f}" for key in keys) + " |" for name, scores in sets.items()]
+    return "\n".join(["| | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|", *rows])
 
 
 def _splits() -> tuple[Split, Split]:

@@ -71,7 +71,9 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
         return str(found.experiment_id)
     local = uri.removeprefix("sqlite:///")
     artifacts = None if local == uri else (Path(local).parent / "artifacts" / name).as_uri()
-    return str(client.create_experiment(name, artifact_location=artifacts))
+    # The kind makes the UI show charts of a training, not the pages for language models.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
 
 
 def open_run(
