@@ -21,6 +21,7 @@ from PIL import Image
 from dpgan.config import need
 from dpgan.data.index import Progress, decode, parallel, pixels_sha256
 from dpgan.errors import UserError
+from dpgan.files import new_folder
 from dpgan.labels import Card
 
 
@@ -103,10 +104,7 @@ def prepare(
     """
     for fault in frame["fault"].dropna():
         raise UserError(f"{raw}: {fault}; `dvc repro validate` lists what is wrong with the raw pairs")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(folder) as partial:
         _need_space(partial, len(frame), card)
         jobs, ids = [], {}
         for split, rows in frame.sort_values(["split", "id"]).groupby("split"):
@@ -121,10 +119,6 @@ def prepare(
         meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest}
         meta["data_hash"] = _digest(frame, card)
         (partial / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _meta(folder: Path) -> dict[str, Any]:

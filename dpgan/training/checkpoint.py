@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from dpgan.files import new_folder, write_json
 
 MANIFEST = "manifest.json"
 
@@ -62,21 +63,13 @@ class Checkpoints:
     ) -> Path:
         """Write one checkpoint completely, then drop the oldest beyond `keep`."""
         final = self.folder / f"step_{step:08d}"
-        part = self.folder / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name, module in modules.items():
-            save_state(module, part / f"{name}.safetensors")
-        for name, optimizer in optimizers.items():
-            save_file(optimizer_tensors(optimizer), part / f"{name}.safetensors")
-        manifest = {
-            "step": step,
-            "facts": dict(facts),
-            "sha256": {file.name: file_sha256(file) for file in sorted(part.iterdir())},
-        }
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        part.rename(final)
+        with new_folder(final) as part:
+            for name, module in modules.items():
+                save_state(module, part / f"{name}.safetensors")
+            for name, optimizer in optimizers.items():
+                save_file(optimizer_tensors(optimizer), part / f"{name}.safetensors")
+            hashes = {file.name: file_sha256(file) for file in sorted(part.iterdir())}
+            write_json(part / MANIFEST, {"step": step, "facts": dict(facts), "sha256": hashes})
         for old in self._complete()[: -self.keep]:
             shutil.rmtree(old)
         for leftover in self.folder.glob(".step_*"):
