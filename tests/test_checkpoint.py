@@ -13,7 +13,8 @@ from dpgan.training.checkpoint import Checkpoints, load_optimizer, load_state
 
 def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    module = nn.Linear(4, 3)
+    # channels_last, as in training: a fused optimizer expects its state in the memory format of the weights
+    module = nn.Conv2d(4, 3, 3).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.1, fused=True)
     for _ in range(steps):
         advance(module, optimizer)
@@ -22,7 +23,7 @@ def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def advance(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
-    module(torch.ones(2, 4)).square().sum().backward()
+    module(torch.linspace(-1, 1, 2 * 4 * 5 * 5).view(2, 4, 5, 5)).square().sum().backward()
     optimizer.step()
 
 
