@@ -165,6 +165,7 @@ def quiet_environment() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "RAY_AUTH_MODE": "token",  # what `ray start` asks of those who join, and ray.init does not offer by itself
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",

@@ -119,12 +119,14 @@ def train() -> None:
     from dpgan.data.prepare import data_hash
     from dpgan.registry.provenance import provenance
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
-    from dpgan.training.launch import launch
+    from dpgan.training.launch import launch, resources, start_ray
     from dpgan.training.loop import Job
 
     params, card = _setup()
     settings = train_settings(params, card.preset)
     check_fits(settings, params.run, card.size, len(_splits()[0].ids))
+    start_ray(params.run)
+    resources(params.run)  # what is missing comes up before a run is opened
     data = data_hash(PREPARED)
     who = identity(settings=settings, seed=params.seed, data=data, card=card.digest)
     root = Path.cwd()

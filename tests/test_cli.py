@@ -164,3 +164,18 @@ def test_every_stage_of_dvc_yaml_is_a_command() -> None:
     for name, stage in pipeline.items():
         assert stage["cmd"] == f"dpgan {name}"
         assert hasattr(stages, name)
+
+
+def test_no_ray_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from dpgan.config import RunSettings
+    from dpgan.errors import UserError
+    from dpgan.training.launch import start_ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # another test may have started one
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(UserError, match="no Ray cluster lets us join"):
+            start_ray(RunSettings())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -40,8 +41,19 @@ def start_ray(run: RunSettings) -> None:
     if ray.is_initialized():
         return
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        host, _, port = address.rpartition(":")
+        try:
+            if host and port.isdigit():  # asked first: Ray alone would retry for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(**quiet)
+        except OSError as error:
+            raise UserError(
+                f"RAY_ADDRESS={address}: no Ray cluster lets us join ({error}); start it, bring its token "
+                "(~/.ray/auth_token, or RAY_AUTH_MODE=disabled where it asks for none), or unset RAY_ADDRESS to train "
+                "on this machine"
+            ) from None
     else:
         # One CPU more than the workers take: Ray Train's controller.
         ray.init(num_cpus=run.workers * run.cpus_per_worker + 1, include_dashboard=False, **quiet)
