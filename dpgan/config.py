@@ -165,13 +165,14 @@ def quiet_environment() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "RAY_AUTH_MODE": "token",  # what `ray start` asks of those who join, and ray.init does not offer by itself
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     }
+    if os.environ.get("RAY_ADDRESS"):
+        defaults["RAY_AUTH_MODE"] = "token"  # what `ray start` asks of those who join; a local Ray makes its own
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
 

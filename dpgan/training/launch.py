@@ -55,8 +55,9 @@ def start_ray(run: RunSettings) -> None:
                 "on this machine"
             ) from None
     else:
-        # One CPU more than the workers take: Ray Train's controller.
-        ray.init(num_cpus=run.workers * run.cpus_per_worker + 1, include_dashboard=False, **quiet)
+        # "local": our own, also where `ray start` has left one running. One CPU more than the workers take, for
+        # Ray Train's controller.
+        ray.init("local", num_cpus=run.workers * run.cpus_per_worker + 1, include_dashboard=False, **quiet)
 
 
 def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) -> None:
