@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpgan.config import BUILD, Params, TrainSettings, check_fits, identity, load_params, need, train_settings
-from dpgan.files import new_folder, write_json
+from dpgan.files import file_sha256, new_folder, write_json
 from dpgan.labels import Card, load_card
 from dpgan.progress import Progress
 
@@ -327,7 +327,6 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.evaluation.features import lite0
     from dpgan.evaluation.segmentation import load_judge
     from dpgan.hardware import choose_device, use_all_cores
-    from dpgan.training.checkpoint import file_sha256
 
     params, card = _setup()
     use_all_cores()

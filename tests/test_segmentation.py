@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from dpgan.config import JudgeSettings
+from dpgan.data.pixels import to_float
 from dpgan.errors import UserError
 from dpgan.evaluation.baselines import class_mean_colors, paint
 from dpgan.evaluation.segmentation import (
@@ -19,7 +20,6 @@ from dpgan.evaluation.segmentation import (
     iou,
     load_judge,
     save_judge,
-    to_input,
     train_judge,
 )
 
@@ -85,7 +85,7 @@ def test_read_only_images_are_copied() -> None:
     images.flags.writeable = False  # as a memory map is
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(to_input(images), torch.ones(1, 3, 2, 2))
+        assert torch.equal(to_float(images), torch.ones(1, 3, 2, 2))
 
 
 def test_augment_moves_photo_and_labels_alike() -> None:
@@ -118,7 +118,7 @@ def judge(scenes: tuple[np.ndarray, np.ndarray]) -> Judge:
 
 
 def miou(judge: Judge, images: np.ndarray, labels: np.ndarray) -> float:
-    table = confusion(judge, [(to_input(images), torch.from_numpy(labels))], 3, NO_VOID)
+    table = confusion(judge, [(to_float(images), torch.from_numpy(labels))], 3, NO_VOID)
     return iou(table, np.arange(3))[1]
 
 

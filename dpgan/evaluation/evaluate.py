@@ -17,22 +17,18 @@ from torch import Tensor
 
 from dpgan.config import EvaluateSettings
 from dpgan.data import order
+from dpgan.data.pixels import to_float, to_uint8
 from dpgan.data.prepare import Split
 from dpgan.evaluation.baselines import class_mean_colors, paint
 from dpgan.evaluation.features import FeatureExtractor, extract
 from dpgan.evaluation.fid import fid, kid
-from dpgan.evaluation.report import contact_sheet, to_uint8
+from dpgan.evaluation.report import contact_sheet
 from dpgan.evaluation.segmentation import Judge, confusion, iou
 from dpgan.labels import Card
 from dpgan.models.generators import DPGenerator
 
 Report = Callable[[int, int], None]
 Scores = dict[str, float]
-
-
-def to_float(images: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def label_batches(split: Split, batch: int) -> Iterator[Tensor]:
@@ -44,7 +40,7 @@ def label_batches(split: Split, batch: int) -> Iterator[Tensor]:
 def photo_batches(split: Split, batch: int) -> Iterator[Tensor]:
     """float [b, 3, H, W] in [-1, 1], the split's photos in their order."""
     for start in range(0, len(split.ids), batch):
-        yield to_float(np.array(split.images[start : start + batch]))
+        yield to_float(split.images[start : start + batch])
 
 
 class Evaluator:
@@ -77,11 +73,16 @@ class Evaluator:
                 features.append(self.extractor(batch).numpy())
                 yield batch, truth
 
-        table = confusion(self.judge, pairs(), self.card.num_classes, self.card.void)
+        judged = self._judged(pairs())
+        return {**self._distances(np.concatenate(features)), **judged}
+
+    def _judged(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+        """What the judge reads in batches of images, against the label maps that they should show."""
+        table = confusion(self.judge, pairs, self.card.num_classes, self.card.void)
         per_class, mean = iou(table, self.card.evaluated)
         names = [self.card.classes[i].name for i in self.card.evaluated]
         seen = {f"iou_trained/{n}": float(v) for n, v in zip(names, per_class, strict=True) if np.isfinite(v)}
-        return {**self._distances(np.concatenate(features)), "miou_trained": mean, **seen}
+        return {"miou_trained": mean, **seen}
 
     def _distances(self, features: np.ndarray) -> Scores:
         s, name = self.settings, self.extractor.name
@@ -144,8 +145,8 @@ class Evaluator:
         some = (
             to_float(self.train.images[part]) for part in np.array_split(chosen, -(-len(chosen) // self.settings.batch))
         )
-        scores = self._score(photo_batches(self.val, self.settings.batch), self._labels())
-        return {**scores, **self._distances(extract(self.extractor, some))}
+        judged = self._judged(zip(photo_batches(self.val, self.settings.batch), self._labels(), strict=True))
+        return {**self._distances(extract(self.extractor, some)), **judged}
 
 
 def all_finite(generator: DPGenerator) -> bool:

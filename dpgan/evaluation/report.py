@@ -7,16 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 _GAP = 4
 _CAPTION = 22
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """Float [B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3]."""
-    pixels = images.float().add(1).mul(127.5).round().clamp(0, 255)
-    return pixels.byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def grid(columns: Sequence[np.ndarray]) -> np.ndarray:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dpgan.config import JudgeSettings
+from dpgan.data.pixels import to_float
 from dpgan.errors import UserError
 from dpgan.evaluation.features import lite0_input, lite0_network
 from dpgan.hardware import native_bf16
@@ -104,7 +105,7 @@ def train_judge(
     for step, chosen in enumerate(_sample(len(images), steps * settings.batch, generator).split(settings.batch)):
         # Sorted: a memory map is then read from front to back.
         rows = chosen.sort().values.numpy()
-        photo, truth = augment(to_input(images[rows]), torch.from_numpy(labels[rows]), generator)
+        photo, truth = augment(to_float(images[rows]), torch.from_numpy(labels[rows]), generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
             logits = judge(photo.to(device, memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), truth.long().to(device), weight=weights)
@@ -122,11 +123,6 @@ def class_weights(labels: np.ndarray, void: np.ndarray) -> Tensor:
     counts = sum(np.bincount(label.ravel(), minlength=len(void)) for label in labels) * ~void
     weights = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, 1)), 0)
     return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
-
-
-def to_input(images: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [-1, 1]."""
-    return torch.tensor(images).permute(0, 3, 1, 2) / 127.5 - 1  # copies: a memory map is read-only
 
 
 def augment(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 from pathlib import Path
 
 from dpgan.errors import UserError
+from dpgan.files import file_sha256
 
 
 def provenance(root: Path) -> dict[str, str]:
@@ -23,5 +23,5 @@ def provenance(root: Path) -> dict[str, str]:
     return {
         "git.commit": git("rev-parse", "HEAD") or "none",
         "git.dirty": str(bool(git("status", "--porcelain", "--", ".", ":(exclude)*dvc.lock"))).lower(),
-        "dvc.lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
+        "dvc.lock_sha256": file_sha256(lock) if lock.exists() else "none",
     }

@@ -6,7 +6,6 @@ complete. Nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,15 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dpgan.files import new_folder, write_json
+from dpgan.files import file_sha256, new_folder, write_json
 
 MANIFEST = "manifest.json"
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_state(module: nn.Module, path: Path) -> None:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from dpgan.data import order
+from dpgan.data.pixels import to_float, to_uint8
 from dpgan.data.prepare import Split
 from dpgan.evaluation.features import lite0
 from dpgan.evaluation.fid import fid, kid
-from dpgan.evaluation.report import grid, to_uint8
+from dpgan.evaluation.report import grid
 from dpgan.labels import Card
 from dpgan.models.generators import DPGenerator
 from dpgan.training.strategy import gather_rows, rank, world_size
@@ -27,12 +28,11 @@ class Holdout:
 
     def __init__(self, data: Split, chosen: np.ndarray, seed: int, device: torch.device) -> None:
         mine = np.array_split(np.arange(len(chosen)), world_size())[rank()]
-        self.numbers, self.seed, self.device = mine, seed, device
+        self.numbers, self.seed, self.device = range(mine[0], mine[-1] + 1), seed, device
         self.labels = torch.from_numpy(np.stack([data.labels[chosen[i]] for i in mine]))
         self.photos = np.stack([data.images[chosen[i]] for i in mine])
         self.extractor = lite0()
-        photos = torch.from_numpy(self.photos).permute(0, 3, 1, 2).float() / 127.5 - 1
-        self.real = self._features(photos)
+        self.real = self._features(to_float(self.photos))
 
     def _features(self, images: Tensor) -> np.ndarray:
         return gather_rows(torch.cat([self.extractor(part) for part in images.split(BATCH)])).numpy()
@@ -40,11 +40,7 @@ class Holdout:
     @torch.no_grad()
     def score(self, generator: DPGenerator, card: Card) -> tuple[dict[str, float], np.ndarray]:
         """(metrics, uint8 sheet [H', W', 3] of label | real | generated); every worker must call it."""
-        noise = torch.from_numpy(
-            np.concatenate(
-                [order.noise_at(self.seed, range(i, i + 1), generator.noise_channels, 3) for i in self.numbers]
-            )
-        )
+        noise = torch.from_numpy(order.noise_at(self.seed, self.numbers, generator.noise_channels, draw=3))
         fakes = torch.cat(
             [
                 generator(labels.to(self.device), z.to(self.device)).float().cpu()

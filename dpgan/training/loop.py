@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from torch import Tensor
 from dpgan.config import RunSettings, TrainSettings
 from dpgan.data import order
 from dpgan.data.loader import Source, batches
+from dpgan.data.pixels import to_float
 from dpgan.data.prepare import Split, open_prepared
+from dpgan.files import write_json
 from dpgan.hardware import native_bf16
 from dpgan.labels import Card
 from dpgan.models.discriminators import DPDiscriminator
@@ -107,7 +108,7 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
             checkpoints.save(step, training.modules, training.optimizers, {**job.facts, "best": best})
     if rank() == 0:
         result = {"images": step * s.batch, "images_per_s": meter.rate(), "best": best}
-        (job.folder / "result.json").write_text(json.dumps(result))
+        write_json(job.folder / "result.json", result)
 
 
 @dataclass
@@ -143,7 +144,7 @@ def _build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> 
     if s.losses.perceptual:
         perceptual = PerceptualLoss().to(device)
         photos = np.stack([data.images[i] for i in samples[:CALIBRATION_IMAGES]])
-        perceptual.calibrate(torch.from_numpy(photos).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        perceptual.calibrate(to_float(photos).to(device))
     average = copy.deepcopy(generator).requires_grad_(False)
     generator_loss = GeneratorLoss(generator, discriminator, perceptual, s.losses, s.feature_matching)
     discriminator_loss = DiscriminatorLoss(discriminator, s.losses)
