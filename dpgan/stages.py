@@ -119,8 +119,8 @@ def train() -> None:
     from dpgan.data.prepare import data_hash
     from dpgan.registry.provenance import provenance
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
+    from dpgan.training.build import Job
     from dpgan.training.launch import launch, resources, start_ray
-    from dpgan.training.loop import Job
 
     params, card = _setup()
     settings = train_settings(params, card.preset)

@@ -13,7 +13,8 @@ from torch import Tensor
 from dpgan.config import LossWeights, TrainSettings
 from dpgan.models.discriminators import DPDiscriminator
 from dpgan.models.generators import DPGenerator
-from dpgan.training.step import DiscriminatorLoss, GeneratorLoss, TrainingStep
+from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
+from dpgan.training.step import TrainingStep
 from dpgan.training.strategy import DDPEngine
 
 CLASSES = 5

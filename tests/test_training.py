@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
+from dpgan.training.build import Job
 from dpgan.training.launch import launch
-from dpgan.training.loop import Job, train
+from dpgan.training.loop import train
 
 SETTINGS = {"preset": "test", "images": 24, "batch": 4, "generator_width": 2, "pyramid_width": 4, "noise_channels": 3,
             "discriminator_width": 2, "holdout": 8, "evaluate_images": 12, "precision": "fp32"}  # fmt: skip

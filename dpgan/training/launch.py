@@ -19,7 +19,8 @@ from ray.util.queue import Empty, Queue
 
 from dpgan.config import RunSettings, quiet_environment
 from dpgan.errors import UserError
-from dpgan.training.loop import Job, Tracker, train
+from dpgan.training.build import Job
+from dpgan.training.loop import Tracker, train
 
 
 def resources(run: RunSettings) -> dict[str, float]:

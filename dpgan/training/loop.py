@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dpgan.config import RunSettings, TrainSettings
+from dpgan.config import TrainSettings
 from dpgan.data import order
 from dpgan.data.loader import Source, batches
-from dpgan.data.pixels import to_float
-from dpgan.data.prepare import Split, open_prepared
+from dpgan.data.prepare import open_prepared
 from dpgan.files import write_json
-from dpgan.hardware import native_bf16
-from dpgan.labels import Card
-from dpgan.models.discriminators import DPDiscriminator
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import DPGenerator
-from dpgan.models.perceptual import PerceptualLoss
+from dpgan.training.build import Job, Training, build
 from dpgan.training.checkpoint import Checkpoints, load_optimizer, load_state, save_state
 from dpgan.training.holdout import Holdout
-from dpgan.training.step import DiscriminatorLoss, GeneratorLoss, TrainingStep
-from dpgan.training.strategy import DDPEngine, rank, sum_over_workers, world_size
+from dpgan.training.meter import Meter
+from dpgan.training.strategy import rank, world_size
 
 # Real images behind the BatchNorm statistics of an EMA generator that is scored or saved.
 STATISTICS_IMAGES = 256
-# Real images behind the channel deviations of the perceptual loss.
-CALIBRATION_IMAGES = 128
 
 
 class Tracker(Protocol):
@@ -45,19 +37,6 @@ class Tracker(Protocol):
     def image(self, key: str, image: np.ndarray, step: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is trained, on what, and where it is kept."""
-
-    card: Card
-    settings: TrainSettings
-    run: RunSettings
-    seed: int
-    prepared: Path  # the prepared arrays
-    folder: Path  # the run's own folder: checkpoints and candidates; the same path on every worker
-    facts: Mapping[str, Any]  # identities that every checkpoint names
-
-
 def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[int, int, str], None]) -> None:
     """Train until `settings.images` real images were seen; go on from the newest complete checkpoint.
 
@@ -66,7 +45,7 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
     s, run, seed = job.settings, job.run, job.seed
     data = open_prepared(job.prepared, "train")
     samples, held_out = order.split_holdout(seed, len(data.ids), s.holdout)
-    training = _build(job, device, data, samples)
+    training = build(job, device, data, samples)
     holdout = Holdout(data, held_out, seed, device)
     checkpoints = Checkpoints(job.folder / "checkpoints")
     step, best = _resume(checkpoints, training)
@@ -76,7 +55,7 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
     total_steps = s.images // s.batch
     source = partial(Source, data.images, data.labels, samples, seed=seed, batch=s.batch, rank=rank(),
                      workers=world_size(), flip=s.flip, crop=s.crop)  # fmt: skip
-    meter = _Meter(s.batch)
+    meter = Meter(s.batch)
     for batch in batches(source(steps=range(step, total_steps)), device, threads=run.cpus_per_worker):
         meter.data_arrived()
         terms = training.step(
@@ -111,69 +90,7 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
         write_json(job.folder / "result.json", result)
 
 
-@dataclass
-class _Training:
-    """The networks, their optimizers, and the step that moves them."""
-
-    generator: DPGenerator
-    discriminator: DPDiscriminator
-    average: DPGenerator
-    step: TrainingStep
-
-    @property
-    def modules(self) -> dict[str, torch.nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {
-            "optimizer_generator": self.step.generator_engine.optimizer,
-            "optimizer_discriminator": self.step.discriminator_engine.optimizer,
-        }
-
-
-def _build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> _Training:
-    s, classes = job.settings, job.card.num_classes
-    torch.manual_seed(job.seed)  # the same initial weights on every worker
-    # channels_last: a third less time for the discriminator in bf16 on a CPU, and what tensor cores want.
-    last = torch.channels_last
-    generator = DPGenerator(**s.generator(classes)).to(device).to(memory_format=last)
-    discriminator = DPDiscriminator(classes, s.discriminator_width, s.discriminator_spectral_norm)
-    discriminator.to(device).to(memory_format=last)
-    perceptual = None
-    if s.losses.perceptual:
-        perceptual = PerceptualLoss().to(device)
-        photos = np.stack([data.images[i] for i in samples[:CALIBRATION_IMAGES]])
-        perceptual.calibrate(to_float(photos).to(device))
-    average = copy.deepcopy(generator).requires_grad_(False)
-    generator_loss = GeneratorLoss(generator, discriminator, perceptual, s.losses, s.feature_matching)
-    discriminator_loss = DiscriminatorLoss(discriminator, s.losses)
-    if not s.losses.patch:
-        discriminator.heads.requires_grad_(False)
-    adam = partial(torch.optim.Adam, fused=True)
-    bf16 = s.precision == "bf16" or (s.precision == "auto" and native_bf16(device))
-    step = TrainingStep(
-        DDPEngine(
-            generator_loss,
-            adam(generator.parameters(), lr=s.lr_generator, betas=(s.beta1_generator, s.beta2)),
-            device,
-        ),
-        DDPEngine(
-            discriminator_loss,
-            adam(discriminator.parameters(), lr=s.lr_discriminator, betas=(s.beta1_discriminator, s.beta2)),
-            device,
-        ),
-        generator,
-        discriminator,
-        average,
-        s,
-        torch.from_numpy(job.card.void).to(device),
-        partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16),
-    )
-    return _Training(generator, discriminator, average, step)
-
-
-def _resume(checkpoints: Checkpoints, training: _Training) -> tuple[int, dict[str, float] | None]:
+def _resume(checkpoints: Checkpoints, training: Training) -> tuple[int, dict[str, float] | None]:
     """Restore the newest complete checkpoint: (steps done, best hold-out score so far)."""
     found = checkpoints.newest()
     if found is None:
@@ -224,46 +141,3 @@ def _keep_candidates(
         save_state(candidate, folder / "best.safetensors")
         return {"kid": kid, "images": seen}
     return best
-
-
-class _Meter:
-    """Mean losses over the workers, images/s, and the share of time that training waits for data."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-        self.images = self.seconds = 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Leave out what was no training: evaluation, checkpoints."""
-        self.last = time.perf_counter()
-        self.terms: dict[str, Tensor] = {}
-        self.steps, self.busy, self.waited = 0, 0.0, 0.0
-
-    def data_arrived(self) -> None:
-        now = time.perf_counter()
-        self.waited += now - self.last
-        self.last = now
-
-    def step_done(self, terms: Mapping[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self.terms[name] = self.terms.get(name, 0.0) + value
-        self.steps += 1
-        now = time.perf_counter()
-        self.busy += now - self.last
-        self.last = now
-
-    def rate(self) -> float:
-        return self.images / max(self.seconds, 1e-9)
-
-    def read(self) -> dict[str, float]:
-        """Metrics since the last reading; every worker must call it."""
-        means = sum_over_workers(torch.stack([value.float() for value in self.terms.values()])) / self.steps
-        elapsed = self.busy + self.waited
-        images = self.steps * self.batch
-        self.images, self.seconds = self.images + images, self.seconds + elapsed
-        values = {f"loss/{name}": float(v) / world_size() for name, v in zip(self.terms, means, strict=True)}
-        values["throughput/images_per_s"] = images / elapsed
-        values["throughput/data_wait"] = self.waited / elapsed
-        self.restart()
-        return values

@@ -1,0 +1,54 @@
+"""What the loop measures: mean losses over the workers, images/s, and the share of time that waits for data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dpgan.training.strategy import sum_over_workers, world_size
+
+
+class Meter:
+    """Collects between two readings; `batch` counts over all workers."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.images = self.seconds = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out what was no training: evaluation, checkpoints."""
+        self.last = time.perf_counter()
+        self.terms: dict[str, Tensor] = {}
+        self.steps, self.busy, self.waited = 0, 0.0, 0.0
+
+    def data_arrived(self) -> None:
+        now = time.perf_counter()
+        self.waited += now - self.last
+        self.last = now
+
+    def step_done(self, terms: Mapping[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value
+        self.steps += 1
+        now = time.perf_counter()
+        self.busy += now - self.last
+        self.last = now
+
+    def rate(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
+
+    def read(self) -> dict[str, float]:
+        """Metrics since the last reading; every worker must call it."""
+        means = sum_over_workers(torch.stack([value.float() for value in self.terms.values()])) / self.steps
+        elapsed = self.busy + self.waited
+        images = self.steps * self.batch
+        self.images, self.seconds = self.images + images, self.seconds + elapsed
+        values = {f"loss/{name}": float(v) / world_size() for name, v in zip(self.terms, means, strict=True)}
+        values["throughput/images_per_s"] = images / elapsed
+        values["throughput/data_wait"] = self.waited / elapsed
+        self.restart()
+        return values
