@@ -163,5 +163,5 @@ def protocol(
         "features_sha256": extractor.digest,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings.model_dump(),
+        **settings.model_dump(exclude={"inception_weights", "batch"}),
     }
