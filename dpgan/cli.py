@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dpgan import stages
 from dpgan.config import quiet_environment
-from dpgan.errors import UserError
+from dpgan.errors import Stopped, UserError
 from dpgan.settings import unknown_name
 
 STAGES = {
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    """Run one command; the exit code: 0 done, 2 a user's mistake, 130 or 143 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     quiet_environment()
     try:
@@ -72,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"\n{arguments[0]} interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return error.exit_code if isinstance(error, Stopped) else 130
     return 0
 
 

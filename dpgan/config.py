@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,7 @@ class TrainSettings(Model):
     evaluate_images: int = Field(default=1000, ge=1, description="images between two evaluations; the best is kept")
     crop: tuple[int, int] | None = Field(default=None, description="height, width of a random crop")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is faster")
+    fork: str | None = Field(default=None, description="folder of a run, runs/...: start from its newest checkpoint")
 
     def generator(self, num_classes: int) -> dict[str, int]:
         """The arguments of DPGenerator."""
@@ -76,6 +78,9 @@ class RunSettings(Model):
     cpus_per_worker: int = Field(default=1, ge=1)
     max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
+    keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept, beside the best one's")
+    keep_every: int | None = Field(default=None, ge=1, description="checkpoints at multiples of it stay, for good")
+    grace_s: float = Field(default=60, gt=0, description="seconds that SIGTERM and ctrl-c leave for a checkpoint")
     log_images: int = Field(default=200, ge=1, description="images between two log lines")
 
 
@@ -93,7 +98,9 @@ class EvaluateSettings(Model):
 
     noise_seed: int = 0
     batch: int = Field(default=16, ge=1)
-    features: Literal["lite0"] = "lite0"
+    inception_weights: str | None = Field(
+        default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
+    )
     kid_subsets: int = Field(default=100, ge=1)
     kid_subset_size: int = Field(default=100, ge=2)
 
@@ -142,10 +149,9 @@ def check_fits(settings: TrainSettings, run: RunSettings, size: tuple[int, int],
             raise UserError(f"{PARAMS}: {what}")
 
 
-def identity(**parts: Any) -> str:
-    """A short stable hash of settings and data: two runs are the same run when it is equal."""
-    text = json.dumps({k: v.model_dump() if isinstance(v, Model) else v for k, v in parts.items()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def identity(trains: Mapping[str, Any]) -> str:
+    """A short stable hash of what is trained (settings, seed, data): two runs are the same run when it is equal."""
+    return hashlib.sha256(json.dumps(trains, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def quiet_environment() -> None:

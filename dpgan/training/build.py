@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dpgan.config import RunSettings, TrainSettings
 from dpgan.data.pixels import to_float
@@ -20,6 +21,7 @@ from dpgan.labels import Card
 from dpgan.models.discriminators import DPDiscriminator
 from dpgan.models.generators import DPGenerator
 from dpgan.models.perceptual import PerceptualLoss
+from dpgan.training.checkpoint import Checkpoint, Checkpoints, load_optimizer, load_state, optimizer_tensors
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
 from dpgan.training.strategy import DDPEngine
@@ -36,9 +38,16 @@ class Job:
     settings: TrainSettings
     run: RunSettings
     seed: int
+    trains: Mapping[str, Any]  # all that decides what is trained, as JSON: a checkpoint of other ones does not fit
     prepared: Path  # the prepared arrays
     folder: Path  # the run's own folder: checkpoints and candidates; the same path on every worker
     facts: Mapping[str, Any]  # identities that every checkpoint names
+    fork: Path | None = None  # folder of the run whose newest checkpoint this one starts from
+
+    def checkpoints(self) -> Checkpoints:
+        """Where the run keeps its checkpoints."""
+        run = self.run
+        return Checkpoints(self.folder / "checkpoints", self.trains, run.keep_last, run.keep_every)
 
 
 @dataclass
@@ -51,15 +60,27 @@ class Training:
     step: TrainingStep
 
     @property
-    def modules(self) -> dict[str, torch.nn.Module]:
+    def _modules(self) -> dict[str, torch.nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
     @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {
             "optimizer_generator": self.step.generator_engine.optimizer,
             "optimizer_discriminator": self.step.discriminator_engine.optimizer,
         }
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """All that a checkpoint must hold, by file; the tensors are those in use, not copies."""
+        modules = {name: dict(module.state_dict()) for name, module in self._modules.items()}
+        return modules | {name: optimizer_tensors(optimizer) for name, optimizer in self._optimizers.items()}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Put back what `state` gave."""
+        for name, module in self._modules.items():
+            load_state(module, checkpoint.file(name))
+        for name, optimizer in self._optimizers.items():
+            load_optimizer(optimizer, checkpoint.file(name))
 
 
 def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> Training:

@@ -61,6 +61,11 @@ def sum_over_workers(value: Tensor) -> Tensor:
     return value
 
 
+def agreed(flag: bool, device: torch.device) -> bool:
+    """Whether any worker says so, the same answer on every worker; all of them must ask."""
+    return bool(sum_over_workers(torch.tensor(float(flag), device=device)))
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """[n_r, ...] of every worker, joined in the order of the ranks, on every worker."""
     if world_size() == 1:
