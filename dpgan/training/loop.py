@@ -18,7 +18,7 @@ from dpgan.data.loader import Source, batches
 from dpgan.data.prepare import open_prepared
 from dpgan.files import write_json
 from dpgan.models.ema import recollect_statistics
-from dpgan.models.generators import DPGenerator
+from dpgan.models.generators import Generator
 from dpgan.training.build import Job, Training, build
 from dpgan.training.checkpoint import Checkpoints, load_optimizer, load_state, save_state
 from dpgan.training.holdout import Holdout
@@ -113,8 +113,8 @@ def _due(seen: int, every: int, batch: int) -> bool:
 
 
 def _with_statistics(
-    average: DPGenerator, source: Callable[..., Source], step: int, device: torch.device, s: TrainSettings
-) -> DPGenerator:
+    average: Generator, source: Callable[..., Source], step: int, device: torch.device, s: TrainSettings
+) -> Generator:
     """A copy of the EMA generator with BatchNorm statistics of its own, in eval mode."""
     candidate = copy.deepcopy(average)
     steps = range(step, step + max(1, STATISTICS_IMAGES // s.batch))
@@ -128,7 +128,7 @@ def _with_statistics(
 
 def _keep_candidates(
     folder: Path,
-    candidate: DPGenerator,
+    candidate: Generator,
     scores: Mapping[str, float],
     best: dict[str, float] | None,
     seen: int,
