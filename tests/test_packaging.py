@@ -44,7 +44,7 @@ def tiny_package(arguments: dict[str, Any]) -> Package:
     torch.manual_seed(0)
     generator = build_generator(**arguments)
     with torch.no_grad():  # the initial weights are so small that every photo is grey
-        generator.get_parameter("to_rgb.weight").mul_(1000)
+        generator.get_parameter("to_rgb.weight").mul_(20_000)
     return Package(generator.state_dict(), generator_config(CARD, arguments, "data-hash"))
 
 
@@ -187,6 +187,8 @@ labels = numpy.full((33, 40), 7, numpy.uint8)
 one, again, other = (model.predict(labels, params={"seed": seed}) for seed in (1, 1, 2))
 assert one.shape == (33, 40, 3) and one.dtype == numpy.uint8
 assert (one == again).all() and (one != other).any()
+from dpgan_generator.generators import GENERATORS, build_generator
+assert [build_generator(kind, num_classes=3, width=2).num_classes for kind in GENERATORS] == [3, 3, 3]
 """
 
 
