@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpgan.models.discriminators import DPDiscriminator, Part, PatchDiscriminator
+from dpgan.models.discriminators import Discriminator, DPDiscriminator, Part, PatchDiscriminator
 from dpgan.models.ema import recollect_statistics, update_ema
 from dpgan.models.generators import GENERATORS, DPGenerator, build_generator
 from dpgan.models.generators.blocks import LabelConv, spread
@@ -169,14 +169,30 @@ def test_initialisation() -> None:
     assert all(not p.any() for name, p in model.named_parameters() if name.endswith("bias"))
 
 
-def test_bf16_autocast_stays_close(generator: DPGenerator) -> None:
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_bf16_autocast_stays_close(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build_generator(kind, num_classes=5, width=1).eval()
     labels, noise, _ = inputs()
     with torch.no_grad():
-        exact = generator.eval()(labels, noise)
+        exact = model(labels, noise)
         with torch.autocast("cpu", torch.bfloat16):
-            half = generator(labels, noise)
+            half = model(labels, noise)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("model", [DPDiscriminator, PatchDiscriminator])
+def test_discriminators_in_bf16_stay_close(model: type[Discriminator]) -> None:
+    torch.manual_seed(0)
+    discriminator = model(5, width=4).eval()
+    labels, _, images = inputs()
+    with torch.no_grad():
+        exact = discriminator(images, labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = discriminator(images, labels)
+    for a, b in zip([*half.patches, *half.features], [*exact.patches, *exact.features], strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=0.05, atol=0.05 * float(b.abs().max()))
 
 
 def test_ema_averages_parameters_and_copies_buffers(generator: DPGenerator) -> None:
