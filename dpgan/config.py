@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dpgan.errors import UserError
 from dpgan.presets import DISCRIMINATORS, PRESETS
@@ -108,7 +108,10 @@ class RunSettings(Model):
     max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
     log_images: int = Field(default=200, ge=1, description="images between two log lines")
-    vgg19: Path | None = Field(default=None, description="torchvision's vgg19-dcbb9e9d.pth, for perceptual_network")
+    vgg19: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        default=None,
+        description="torchvision's vgg19-dcbb9e9d.pth, for perceptual_network; every worker reads it",
+    )
 
 
 class JudgeSettings(Model):

@@ -101,6 +101,18 @@ def test_the_patch_discriminator_scores_two_scales(size: tuple[int, int]) -> Non
     assert not torch.equal(other.patches[0], first)
 
 
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_spatial_noise_that_is_constant_equals_a_vector(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build_generator(kind, num_classes=5, width=1).eval()
+    with torch.no_grad():
+        model.get_parameter("to_rgb.weight").mul_(1000)  # the initial weights are so small that every photo is grey
+        labels, noise, _ = inputs()
+        painted = model(labels, noise)
+        torch.testing.assert_close(model(labels, spread(noise, (64, 96))), painted, rtol=1e-3, atol=1e-5)
+        assert torch.equal(model(labels, -noise), painted) == (kind == "spade")
+
+
 def test_labels_of_either_dtype(generator: DPGenerator) -> None:
     labels, noise, _ = inputs()
     with torch.no_grad():

@@ -154,7 +154,8 @@ def choose(part: Part, encoder: list[Tensor], decoder: list[Tensor]) -> list[Ten
 class PatchDiscriminator(Discriminator):
     """SPADE's: images and one-hot labels -> patch scores, at full and at half size (Park et al., figure 14).
 
-    Two equal networks of five 4x4 convolutions; their four inner outputs are the features that are matched.
+    Two equal networks of five 4x4 convolutions, InstanceNorm and spectral norm in the inner three. The outputs of all
+    but the last convolution are the features that are matched.
     """
 
     scales = 2
