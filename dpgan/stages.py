@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dpgan.data.prepare import Split
     from dpgan.evaluation.evaluate import Evaluator
-    from dpgan.models.generators import DPGenerator
+    from dpgan.models.generators import Generator
     from dpgan.training.build import Job
 
 INDEX = BUILD / "index.parquet"
@@ -119,6 +119,7 @@ def judge() -> None:
 def train() -> None:
     """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
     from dpgan.data.prepare import data_hash
+    from dpgan.models.perceptual import check_vgg19
     from dpgan.registry.provenance import provenance
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
     from dpgan.training.build import Job
@@ -127,6 +128,8 @@ def train() -> None:
     params, card = _setup()
     settings = train_settings(params, card.preset)
     check_fits(settings, params.run, card.size, len(_splits()[0].ids))
+    if settings.losses.perceptual and settings.perceptual_network == "vgg19":
+        check_vgg19(params.run.vgg19)
     start_ray(params.run)
     resources(params.run)  # what is missing comes up before a run is opened
     data = data_hash(PREPARED)
@@ -260,17 +263,17 @@ def promote() -> None:
 
     def rescore(package: packaging.Package) -> Evaluation:
         from dpgan.evaluation.evaluate import all_finite
-        from dpgan.models.generators import DPGenerator
+        from dpgan.models.generators import build_generator
 
-        generator = DPGenerator(**package.config["generator"])
+        generator = build_generator(**package.config["generator"])
         generator.load_state_dict(dict(package.weights))
         print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
         evaluator, _ = _evaluator()
         scores = evaluator.generator(generator.eval().to(evaluator.device), Progress("champion"))
         return evaluation(scores, all_finite(generator))
 
-    shape = _trained_settings(manifest).generator(card.num_classes)
-    config = packaging.generator_config(card, shape, manifest["facts"]["data_hash"])
+    arguments = _trained_settings(manifest).generator_arguments(card.num_classes)
+    config = packaging.generator_config(card, arguments, manifest["facts"]["data_hash"])
     content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
     outcome = registry.promote(
         Path.cwd(), card.name, manifest["run_id"], content,
@@ -362,10 +365,10 @@ def _trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings.model_validate(manifest["settings"])
 
 
-def _generator(card: Card, manifest: Mapping[str, Any], name: str, device: torch.device) -> DPGenerator:
-    from dpgan.models.generators import DPGenerator
+def _generator(card: Card, manifest: Mapping[str, Any], name: str, device: torch.device) -> Generator:
+    from dpgan.models.generators import build_generator
     from dpgan.training.checkpoint import load_state
 
-    generator = DPGenerator(**_trained_settings(manifest).generator(card.num_classes))
+    generator = build_generator(**_trained_settings(manifest).generator_arguments(card.num_classes))
     load_state(generator, TRAINED / f"{name}.safetensors")
     return generator.eval().to(device)

@@ -18,9 +18,9 @@ from dpgan.data.pixels import to_float
 from dpgan.data.prepare import Split
 from dpgan.hardware import native_bf16
 from dpgan.labels import Card
-from dpgan.models.discriminators import DPDiscriminator
-from dpgan.models.generators import DPGenerator
-from dpgan.models.perceptual import PerceptualLoss
+from dpgan.models.discriminators import Discriminator, build_discriminator
+from dpgan.models.generators import Generator, build_generator
+from dpgan.models.perceptual import mobilenet_loss, vgg19_loss
 from dpgan.training.checkpoint import Checkpoint, Checkpoints, load_optimizer, load_state, optimizer_tensors
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
@@ -54,9 +54,9 @@ class Job:
 class Training:
     """The networks, their optimizers, and the step that moves them."""
 
-    generator: DPGenerator
-    discriminator: DPDiscriminator
-    average: DPGenerator
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator
     step: TrainingStep
 
     @property
@@ -88,19 +88,17 @@ def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> T
     torch.manual_seed(job.seed)  # the same initial weights on every worker
     # channels_last: a third less time for the discriminator in bf16 on a CPU, and what tensor cores want.
     last = torch.channels_last
-    generator = DPGenerator(**s.generator(classes)).to(device).to(memory_format=last)
-    discriminator = DPDiscriminator(classes, s.discriminator_width, s.discriminator_spectral_norm)
-    discriminator.to(device).to(memory_format=last)
+    generator = build_generator(**s.generator_arguments(classes)).to(device).to(memory_format=last)
+    discriminator = build_discriminator(**s.discriminator_arguments(classes)).to(device).to(memory_format=last)
     perceptual = None
-    if s.losses.perceptual:
-        perceptual = PerceptualLoss().to(device)
+    if s.losses.perceptual and s.perceptual_network == "vgg19":
+        perceptual = vgg19_loss(job.run.vgg19).to(device)
+    elif s.losses.perceptual:
         photos = np.stack([data.images[i] for i in samples[:CALIBRATION_IMAGES]])
-        perceptual.calibrate(to_float(photos).to(device))
+        perceptual = mobilenet_loss(to_float(photos)).to(device)
     average = copy.deepcopy(generator).requires_grad_(False)
-    generator_loss = GeneratorLoss(generator, discriminator, perceptual, s.losses, s.feature_matching)
-    discriminator_loss = DiscriminatorLoss(discriminator, s.losses)
-    if not s.losses.patch:
-        discriminator.heads.requires_grad_(False)
+    generator_loss = GeneratorLoss(generator, discriminator, perceptual, s)
+    discriminator_loss = DiscriminatorLoss(discriminator, s)
     adam = partial(torch.optim.Adam, fused=True)
     bf16 = s.precision == "bf16" or (s.precision == "auto" and native_bf16(device))
     step = TrainingStep(

@@ -19,7 +19,7 @@ from dpgan.data.loader import Source, batches
 from dpgan.data.prepare import open_prepared
 from dpgan.files import write_json
 from dpgan.models.ema import recollect_statistics
-from dpgan.models.generators import DPGenerator
+from dpgan.models.generators import Generator
 from dpgan.training.build import Job, Training, build
 from dpgan.training.checkpoint import Checkpoints, save_state, starting_point
 from dpgan.training.holdout import Holdout
@@ -138,8 +138,8 @@ def _due(seen: int, every: int, batch: int) -> bool:
 
 
 def _with_statistics(
-    average: DPGenerator, source: Callable[..., Source], step: int, device: torch.device, s: TrainSettings
-) -> DPGenerator:
+    average: Generator, source: Callable[..., Source], step: int, device: torch.device, s: TrainSettings
+) -> Generator:
     """A copy of the EMA generator with BatchNorm statistics of its own, in eval mode."""
     candidate = copy.deepcopy(average)
     steps = range(step, step + max(1, STATISTICS_IMAGES // s.batch))
@@ -151,7 +151,7 @@ def _with_statistics(
     return candidate.eval()
 
 
-def _keep_candidates(folder: Path, candidate: DPGenerator, better: bool) -> None:
+def _keep_candidates(folder: Path, candidate: Generator, better: bool) -> None:
     """Save the candidate as `last`, and as `best` where its hold-out KID is the lowest so far."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("last", "best") if better else ("last",):
