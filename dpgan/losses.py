@@ -64,13 +64,15 @@ def patch_loss_generator(fake: Sequence[Tensor], clamp: bool = False) -> Tensor:
 def feature_matching_loss(fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching) -> Tensor:
     """Eq. 6: mean squared distance of the decoder's features; `mean` (paper) or `sum` (released code) over layers.
 
-    `relative` is `mean` with each layer divided by its mean square on the real image: it does not grow with the
-    features of a discriminator without spectral norm. The real image's features are a constant of the loss.
+    `relative` is `mean` with each layer divided by its mean square on the real image, image by image: it does not
+    grow with the features of a discriminator without spectral norm, and stays a mean over images, which workers and
+    micro-batches may share. The real image's features are a constant of the loss.
     """
     layers = [(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)]
-    losses = torch.stack([F.mse_loss(f, r) for f, r in layers])
     if reduction == "relative":
-        losses = losses / torch.stack([r.square().mean() for _, r in layers]).clamp_min(1e-12)
+        scales = [r.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).rsqrt() for _, r in layers]
+        layers = [(f * scale, r * scale) for (f, r), scale in zip(layers, scales, strict=True)]
+    losses = torch.stack([F.mse_loss(f, r) for f, r in layers])
     return losses.sum() if reduction == "sum" else losses.mean()
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from dpgan.training.checkpoint import Checkpoints, load_optimizer, load_state
+from dpgan.training.checkpoint import Checkpoints, load_state
+from dpgan.training.strategy import DDPEngine
 
 
 def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -29,14 +31,18 @@ def advance(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def save(checkpoints: Checkpoints, step: int) -> Path:
     module, optimizer = trained(step)
-    return checkpoints.save(step, {"m": module}, {"o": optimizer}, {"best": None})
+    return checkpoints.save(step, {"m": module}, {"o": engine(module, optimizer).state()}, {"best": None})
+
+
+def engine(module: nn.Module, optimizer: torch.optim.Optimizer) -> DDPEngine:
+    return DDPEngine(module, optimizer, torch.device("cpu"))
 
 
 def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     path = save(Checkpoints(tmp_path), 3)
     module, optimizer = trained(0)
     load_state(module, path / "m.safetensors")
-    load_optimizer(optimizer, path / "o.safetensors")
+    engine(module, optimizer).load(load_file(path / "o.safetensors"))
     advance(module, optimizer)
     expected, _ = trained(4)
     assert torch.equal(module.weight, expected.weight)

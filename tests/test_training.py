@@ -130,8 +130,13 @@ def test_more_workers_than_ray_has_are_refused(tiny: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"batch": 3}, "train.batch 3 is not a multiple of run.workers 2"),
-        ({"images": 6}, "train.images 6 is not a multiple of train.batch 4"),
+        ({"batch": 1}, "train.batch 1 is less than run.workers 2"),
+        ({"accumulate": 3}, "train.batch 4 is less than run.workers 2 x train.accumulate 3"),
+        (
+            {"images": 5},
+            "the last batch holds 1 images (train.images 5 modulo train.batch 4), less than run.workers 2:"
+            " make train.images 6, or a multiple of the batch",
+        ),
         ({"holdout": 24}, "train.holdout 24 leaves nothing to train on"),
         ({"crop": (32, 48)}, "train.crop [32, 48]"),
         ({"crop": (64, 64)}, "train.crop [64, 64]"),
@@ -142,6 +147,27 @@ def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], e
     with pytest.raises(UserError) as error:
         check_fits(settings, RunSettings(workers=2), size=(32, 64), pairs=24)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("run", "changes", "expected"),
+    [
+        ({"zero_stage": 1}, {}, "run.zero_stage 1 needs run.strategy deepspeed, not ddp"),
+        ({"strategy": "deepspeed"}, {"precision": "fp16"}, "train.precision fp16 does not go with run.strategy"),
+        ({"workers": 1}, {"images": 9}, "a micro-batch of one image of [32, 64] leaves BatchNorm a single value"),
+        ({"workers": 1}, {"accumulate": 4}, "a micro-batch of one image of [32, 64] leaves BatchNorm a single value"),
+    ],
+)
+def test_ways_to_run_that_cannot_work_are_refused(run: dict[str, Any], changes: dict[str, Any], expected: str) -> None:
+    settings = TrainSettings.model_validate({**SETTINGS, **changes})
+    with pytest.raises(UserError) as error:
+        check_fits(settings, RunSettings.model_validate(run), size=(32, 64), pairs=24)
+    assert expected in str(error.value)
+
+
+def test_the_papers_batch_of_five_fits_two_workers() -> None:
+    settings = TrainSettings.model_validate({**SETTINGS, "batch": 5, "images": 23})
+    check_fits(settings, RunSettings(workers=2), size=(32, 64), pairs=24)
 
 
 @pytest.mark.parametrize("losses", [{"patch": 0}, {"feature": 0, "labelmix": 0}, {"perceptual": 1.0, "l1": 1.0}])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from dpgan.models.generators import DPGenerator
 from dpgan.models.perceptual import PerceptualLoss
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
-from dpgan.training.strategy import DDPEngine
+from dpgan.training.strategy import DDPEngine, Engine
 
 # Real images behind the channel deviations of the perceptual loss.
 CALIBRATION_IMAGES = 128
@@ -41,6 +41,17 @@ class Job:
     facts: Mapping[str, Any]  # identities that every checkpoint names
 
 
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type that convolutions compute in; losses, BatchNorm's statistics and spectral norm stay fp32."""
+    if precision == "auto":
+        precision = "bf16" if native_bf16(device) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> Callable[[], torch.autocast]:
+    return partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
+
+
 @dataclass
 class Training:
     """The networks, their optimizers, and the step that moves them."""
@@ -55,11 +66,17 @@ class Training:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
     @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def engines(self) -> dict[str, Engine]:
+        """By the names of their optimizers' files in a checkpoint."""
         return {
-            "optimizer_generator": self.step.generator_engine.optimizer,
-            "optimizer_discriminator": self.step.discriminator_engine.optimizer,
+            "optimizer_generator": self.step.generator_engine,
+            "optimizer_discriminator": self.step.discriminator_engine,
         }
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Metrics that count over this process: updates left out because their gradients overflowed (fp16, ZeRO)."""
+        return {"updates_skipped": self.step.skipped} if self.step.skipped else {}
 
 
 def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> Training:
@@ -80,24 +97,24 @@ def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> T
     discriminator_loss = DiscriminatorLoss(discriminator, s.losses)
     if not s.losses.patch:
         discriminator.heads.requires_grad_(False)
-    adam = partial(torch.optim.Adam, fused=True)
-    bf16 = s.precision == "bf16" or (s.precision == "auto" and native_bf16(device))
+    dtype = compute_dtype(s.precision, device)
+
+    def engine(module: torch.nn.Module, trained: torch.nn.Module, rate: float, beta1: float) -> Engine:
+        optimizer = torch.optim.Adam(trained.parameters(), lr=rate, betas=(beta1, s.beta2), fused=True)
+        if job.run.strategy == "deepspeed":
+            from dpgan.training.deepspeed_engine import DeepSpeedEngine
+
+            return DeepSpeedEngine(module, optimizer, device, dtype, job.run.zero_stage)
+        return DDPEngine(module, optimizer, device, fp16=dtype == torch.float16)
+
     step = TrainingStep(
-        DDPEngine(
-            generator_loss,
-            adam(generator.parameters(), lr=s.lr_generator, betas=(s.beta1_generator, s.beta2)),
-            device,
-        ),
-        DDPEngine(
-            discriminator_loss,
-            adam(discriminator.parameters(), lr=s.lr_discriminator, betas=(s.beta1_discriminator, s.beta2)),
-            device,
-        ),
+        engine(generator_loss, generator, s.lr_generator, s.beta1_generator),
+        engine(discriminator_loss, discriminator, s.lr_discriminator, s.beta1_discriminator),
         generator,
         discriminator,
         average,
         s,
         torch.from_numpy(job.card.void).to(device),
-        partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16),
+        autocast(dtype, device),
     )
     return Training(generator, discriminator, average, step)

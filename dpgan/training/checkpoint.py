@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,25 +25,6 @@ def save_state(module: nn.Module, path: Path) -> None:
     save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, path)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, flat: `<parameter number>.<name>` -> tensor."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value.contiguous().cpu() for i, entry in state.items() for name, value in entry.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Put back what `optimizer_tensors` took; rates are set anew by every step."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(path).items():
-        number, name = key.split(".", 1)
-        parameter = parameters[int(number)]
-        if value.shape == parameter.shape:  # in the memory format of the parameter, as the fused kernels expect it
-            value = torch.empty_like(parameter).copy_(value)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 class Checkpoints:
     """The checkpoints of one run, `step_000123` each, below one folder; the newest `keep` stay."""
 
@@ -55,7 +35,7 @@ class Checkpoints:
         self,
         step: int,
         modules: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
+        states: Mapping[str, Mapping[str, Tensor]],
         facts: Mapping[str, Any],
     ) -> Path:
         """Write one checkpoint completely, then drop the oldest beyond `keep`."""
@@ -63,8 +43,8 @@ class Checkpoints:
         with new_folder(final) as part:
             for name, module in modules.items():
                 save_state(module, part / f"{name}.safetensors")
-            for name, optimizer in optimizers.items():
-                save_file(optimizer_tensors(optimizer), part / f"{name}.safetensors")
+            for name, state in states.items():  # of the optimizers, as their engines give them
+                save_file(dict(state), part / f"{name}.safetensors")
             hashes = {file.name: file_sha256(file) for file in sorted(part.iterdir())}
             write_json(part / MANIFEST, {"step": step, "facts": dict(facts), "sha256": hashes})
         for old in self._complete()[: -self.keep]:

@@ -78,7 +78,9 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
         _worker,
         train_loop_config={"job": job, "tracker": tracker, "board": board},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=share),
+        scaling_config=ScalingConfig(
+            num_workers=run.workers, use_gpu=gpu, resources_per_worker=share, placement_strategy=run.placement
+        ),
         run_config=RunConfig(
             name="ray",
             storage_path=str(job.folder),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dpgan.config import TrainSettings
@@ -20,7 +22,7 @@ from dpgan.files import write_json
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import DPGenerator
 from dpgan.training.build import Job, Training, build
-from dpgan.training.checkpoint import Checkpoints, load_optimizer, load_state, save_state
+from dpgan.training.checkpoint import Checkpoints, load_state, save_state
 from dpgan.training.holdout import Holdout
 from dpgan.training.meter import Meter
 from dpgan.training.strategy import rank, world_size
@@ -52,11 +54,11 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
     if step and rank() == 0:
         report(step * s.batch, s.images, f"goes on from checkpoint {step}")
 
-    total_steps = s.images // s.batch
-    source = partial(Source, data.images, data.labels, samples, seed=seed, batch=s.batch, rank=rank(),
-                     workers=world_size(), flip=s.flip, crop=s.crop)  # fmt: skip
-    meter = Meter(s.batch)
-    for batch in batches(source(steps=range(step, total_steps)), device, threads=run.cpus_per_worker):
+    total_steps = math.ceil(s.images / s.batch)
+    source = partial(Source, data.images, data.labels, samples, seed=seed, batch=s.batch, accumulate=s.accumulate,
+                     rank=rank(), workers=world_size(), flip=s.flip, crop=s.crop)  # fmt: skip
+    meter = Meter()
+    for batch in batches(source(total=s.images, steps=range(step, total_steps)), device, threads=run.cpus_per_worker):
         meter.data_arrived()
         terms = training.step(
             batch.images,
@@ -64,16 +66,17 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
             lambda draw, at=batch.positions: _noise(seed, at, s.noise_channels, device, draw),  # type: ignore[misc]
             torch.from_numpy(order.labelmix_table(seed, batch.step, job.card.num_classes)).to(device),
             progress=batch.step / total_steps,
+            sizes=batch.sizes,
         )
-        meter.step_done(terms)
         step = batch.step + 1
-        seen = step * s.batch
+        seen = min(step * s.batch, s.images)  # the last batch may be smaller
+        meter.step_done(terms, seen - batch.step * s.batch)
         finished = step == total_steps
 
         if finished or _due(seen, run.log_images, s.batch):
             values = meter.read()
             if rank() == 0:
-                tracker.metrics(values, seen)
+                tracker.metrics(values | training.counters, seen)
                 report(seen, s.images, f"G {values['loss/G_total']:.2f}  D {values['loss/D_total']:.2f}")
         if finished or _due(seen, s.evaluate_images, s.batch):
             candidate = _with_statistics(training.average, source, batch.step, device, s)
@@ -83,10 +86,12 @@ def train(job: Job, device: torch.device, tracker: Tracker, report: Callable[[in
                 tracker.image("holdout/label_real_generated", grid, seen)
                 best = _keep_candidates(job.folder / "candidates", candidate, scores, best, seen)
             meter.restart()
-        if not finished and _due(seen, run.checkpoint_images, s.batch) and rank() == 0:
-            checkpoints.save(step, training.modules, training.optimizers, {**job.facts, "best": best})
+        if not finished and _due(seen, run.checkpoint_images, s.batch):
+            states = {name: engine.state() for name, engine in training.engines.items()}  # by every worker
+            if rank() == 0:
+                checkpoints.save(step, training.modules, states, {**job.facts, "best": best})
     if rank() == 0:
-        result = {"images": step * s.batch, "images_per_s": meter.rate(), "best": best}
+        result = {"images": s.images, "images_per_s": meter.rate(), "best": best}
         write_json(job.folder / "result.json", result)
 
 
@@ -98,12 +103,12 @@ def _resume(checkpoints: Checkpoints, training: Training) -> tuple[int, dict[str
     path, manifest = found
     for name, module in training.modules.items():
         load_state(module, path / f"{name}.safetensors")
-    for name, optimizer in training.optimizers.items():
-        load_optimizer(optimizer, path / f"{name}.safetensors")
+    for name, engine in training.engines.items():
+        engine.load(load_file(path / f"{name}.safetensors"))
     return manifest["step"], manifest["facts"]["best"]
 
 
-def _noise(seed: int, at: range, channels: int, device: torch.device, draw: int = 0) -> Tensor:
+def _noise(seed: int, at: Sequence[int], channels: int, device: torch.device, draw: int = 0) -> Tensor:
     return torch.from_numpy(order.noise_at(seed, at, channels, draw)).to(device)
 
 
@@ -120,7 +125,7 @@ def _with_statistics(
     steps = range(step, step + max(1, STATISTICS_IMAGES // s.batch))
     inputs = (
         (b.labels, _noise(source.keywords["seed"], b.positions, s.noise_channels, device, draw=2))  # type: ignore[attr-defined]
-        for b in batches(source(steps=steps), device)
+        for b in batches(source(total=steps.stop * s.batch, steps=steps), device)
     )
     recollect_statistics(candidate, inputs)
     return candidate.eval()
