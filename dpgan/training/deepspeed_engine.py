@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpgan.training.strategy import entries, flat_state, load_state
+from dpgan.training.strategy import copied, entries, flat_state, load_state
 
 
 class DeepSpeedEngine:
@@ -44,6 +44,7 @@ class DeepSpeedEngine:
             config={
                 "train_micro_batch_size_per_gpu": 1,  # it only counts with these two:
                 "gradient_accumulation_steps": 1,  # __call__ says where an update ends
+                "gradient_clipping": 0.0,  # its default clips to a norm of 1
                 "zero_optimization": {"stage": stage},
                 "torch_autocast": {
                     "enabled": dtype != torch.float32,
@@ -74,7 +75,7 @@ class DeepSpeedEngine:
             return flat_state(self.optimizer)
         (shard,) = self.optimizer.state.values() or ({},)  # all parameters in one; nothing before the first update
         return {
-            f"{number}.{name}": (value if name == "step" else self.get_full(parameter, name)).cpu()
+            f"{number}.{name}": copied(value if name == "step" else self.get_full(parameter, name))
             for number, parameter in self.trained.items()
             for name, value in shard.items()
         }

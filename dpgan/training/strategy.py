@@ -30,7 +30,7 @@ class Engine(Protocol):
         """Update, and forget the gradients. False where they overflowed, on all workers: then nothing has changed."""
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state, whole and on the CPU, whatever the strategy. Every worker must call it."""
+        """A copy of the optimizer's state, whole and on the CPU, whatever the strategy. Every worker must call it."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` of any strategy gave, after the module's weights; every worker must call it."""
@@ -89,7 +89,12 @@ class DDPEngine:
 def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state: `<number of the parameter>.<name>` -> tensor."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value.contiguous().cpu() for i, entry in state.items() for name, value in entry.items()}
+    return {f"{i}.{name}": copied(value) for i, entry in state.items() for name, value in entry.items()}
+
+
+def copied(value: Tensor) -> Tensor:
+    """A copy on the CPU, contiguous: training goes on while it is being written."""
+    return value.detach().clone(memory_format=torch.contiguous_format).cpu()
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
