@@ -40,7 +40,12 @@ class TrainSettings(Model):
 
     preset: str
     images: int = Field(ge=1, description="real images seen in all, over all workers")
-    batch: int = Field(ge=1, description="images a step, over all workers")
+    batch: int = Field(ge=1, description="images a step, over all workers; the last batch may be smaller")
+    accumulate: int = Field(
+        default=1, ge=1,
+        description="micro-batches that a batch is cut into, where memory is short: their gradients add up to the "
+        "batch's, class weights and LabelMix stay the batch's, but BatchNorm sees one micro-batch at a time",
+    )  # fmt: skip
     generator: Literal["dp", "oasis", "spade"] = Field(default="dp", description="table 4a; spade looks at no noise")
     discriminator: Literal["dp", "oasis", "patch"] = Field(
         default="dp", description="table 4a; patch: SPADE's. Brings a row of presets.DISCRIMINATORS"
@@ -76,7 +81,9 @@ class TrainSettings(Model):
     holdout: int = Field(default=64, ge=8, description="training pairs kept out for the evaluation while training")
     evaluate_images: int = Field(default=1000, ge=1, description="images between two evaluations; the best is kept")
     crop: tuple[int, int] | None = Field(default=None, description="height, width of a random crop")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is faster")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto: bf16 where it is faster, else fp32; fp16 scales the loss"
+    )
     fork: str | None = Field(default=None, description="folder of a run, runs/...: start from its newest checkpoint")
 
     def generator_arguments(self, num_classes: int) -> dict[str, Any]:
@@ -106,6 +113,13 @@ class RunSettings(Model):
 
     workers: int = Field(default=2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    strategy: Literal["ddp", "deepspeed"] = Field(default="ddp", description="how the workers' gradients meet")
+    zero_stage: Literal[0, 1, 2] = Field(
+        default=0, description="deepspeed shards over the workers: 1 the optimizer's state, 2 the gradients too"
+    )
+    placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = Field(
+        default="PACK", description="of workers on Ray's nodes; STRICT_SPREAD: each on one of its own"
+    )
     cpus_per_worker: int = Field(default=1, ge=1)
     max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
@@ -205,9 +219,20 @@ def check_losses(s: TrainSettings, path: Path = PARAMS) -> None:
 def check_fits(settings: TrainSettings, run: RunSettings, size: tuple[int, int], pairs: int) -> None:
     """UserError where the settings do not go together, or do not go with `pairs` training pairs of `size`."""
     s, crop = settings, settings.crop or size
+    last = s.images % s.batch or s.batch
+    at_once = f"run.workers {run.workers}" + (f" x train.accumulate {s.accumulate}" if s.accumulate > 1 else "")
+    least = run.workers * s.accumulate
     mistakes = [
-        (s.batch % run.workers, f"train.batch {s.batch} is not a multiple of run.workers {run.workers}"),
-        (s.images % s.batch, f"train.images {s.images} is not a multiple of train.batch {s.batch}"),
+        (s.batch < least, f"train.batch {s.batch} is less than {at_once}: someone would have no image"),
+        (last < least, f"the last batch holds {last} images (train.images {s.images} modulo train.batch {s.batch}), "
+         f"less than {at_once}: make train.images {s.images - last + least}, or a multiple of the batch"),
+        (last // s.accumulate == 1 and max(crop) <= 128, f"a micro-batch of one image of {list(crop)} leaves "
+         "BatchNorm a single value: take a larger train.batch, a smaller train.accumulate, or other train.images"),
+        (run.zero_stage and run.strategy != "deepspeed",
+         f"run.zero_stage {run.zero_stage} needs run.strategy deepspeed, not {run.strategy}"),
+        (s.precision == "fp16" and run.strategy == "deepspeed",
+         "train.precision fp16 does not go with run.strategy deepspeed, whose loss scale stays where it is after an "
+         "overflow; take bf16 or run.strategy ddp"),
         (s.holdout < run.workers, f"train.holdout {s.holdout} is less than run.workers {run.workers}"),
         (s.holdout >= pairs, f"train.holdout {s.holdout} leaves nothing to train on: the split has {pairs} pairs"),
         (any(c % 32 or c > whole for c, whole in zip(crop, size, strict=True)),

@@ -66,16 +66,18 @@ def feature_matching_loss(
 ) -> Tensor:
     """Eq. 6: mean squared distance of the features; `mean` (paper) or `sum` (released code) over layers.
 
-    `relative` is `mean` with each layer divided by its mean square on the real image: it does not grow with the
-    features of a discriminator without spectral norm. `l1` is SPADE's: mean absolute distances, summed over the layers
-    of a network and averaged over the `scales` networks. The real image's features are a constant of the loss.
+    `relative` is `mean` with each layer divided by its mean square on the real image, image by image: it does not
+    grow with the features of a discriminator without spectral norm, and stays a mean over images, which workers and
+    micro-batches may share. `l1` is SPADE's: mean absolute distances, summed over the layers of a network and averaged
+    over the `scales` networks. The real image's features are a constant of the loss.
     """
     layers = [(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)]
     if reduction == "l1":
         return torch.stack([F.l1_loss(f, r) for f, r in layers]).sum() / scales
-    losses = torch.stack([F.mse_loss(f, r) for f, r in layers])
     if reduction == "relative":
-        losses = losses / torch.stack([r.square().mean() for _, r in layers]).clamp_min(1e-12)
+        sizes = [r.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt() for _, r in layers]
+        layers = [(f / size, r / size) for (f, r), size in zip(layers, sizes, strict=True)]
+    losses = torch.stack([F.mse_loss(f, r) for f, r in layers])
     return losses.sum() if reduction == "sum" else losses.mean()
 
 

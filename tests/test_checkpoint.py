@@ -10,19 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dpgan.errors import UserError
 from dpgan.training import checkpoint
-from dpgan.training.checkpoint import (
-    Checkpoint,
-    Checkpoints,
-    differences,
-    load_optimizer,
-    load_state,
-    optimizer_tensors,
-    starting_point,
-)
+from dpgan.training.checkpoint import Checkpoint, Checkpoints, differences, load_state, starting_point
+from dpgan.training.strategy import flat_state
+from dpgan.training.strategy import load_state as load_optimizer
 
 TRAINS = {"settings": {"ema": 0.9, "losses": {"l1": 1.0}}, "seed": 0}
 
@@ -45,7 +40,7 @@ def advance(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def state(steps: int) -> dict[str, dict[str, Tensor]]:
     module, optimizer = trained(steps)
-    return {"m": dict(module.state_dict()), "o": optimizer_tensors(optimizer)}
+    return {"m": dict(module.state_dict()), "o": flat_state(optimizer)}
 
 
 def make(folder: Path, *images: int, best: int | None = None, **policy: Any) -> Checkpoints:
@@ -73,7 +68,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     checkpoints.wait()
     module, optimizer = trained(0)
     load_state(module, newest(checkpoints).file("m"))
-    load_optimizer(optimizer, newest(checkpoints).file("o"))
+    load_optimizer(optimizer, load_file(newest(checkpoints).file("o")))
     advance(module, optimizer)
     expected, _ = trained(4)
     assert torch.equal(module.weight, expected.weight)

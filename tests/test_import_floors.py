@@ -21,6 +21,7 @@ FLOORS = [
 ]
 OWNERS = {
     "ray": "dpgan.training.launch",
+    "deepspeed": "dpgan.training.deepspeed_engine",
     "mlflow": "dpgan.registry",
     "prefect": "flows",
     "nvidia": "dpgan.data.loader",

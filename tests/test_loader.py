@@ -25,9 +25,14 @@ def load(
     workers: int = 1,
     steps: range = range(5),
     crop: tuple[int, int] | None = None,
+    total: int = 20,
+    accumulate: int = 1,
 ) -> list[Batch]:
     samples = np.arange(1, N)  # one pair is held out
-    source = Source(*arrays, samples, seed=5, batch=4, rank=rank, workers=workers, steps=steps, flip=True, crop=crop)
+    source = Source(
+        *arrays, samples, seed=5, batch=4, total=total, accumulate=accumulate, rank=rank, workers=workers, steps=steps,
+        flip=True, crop=crop,
+    )  # fmt: skip
     return list(batches(source, torch.device("cpu")))
 
 
@@ -50,11 +55,23 @@ def test_pixels_are_those_of_numpy(arrays: tuple[np.ndarray, np.ndarray], crop: 
     assert 0 < flipped < 20
 
 
-def test_two_workers_load_the_batches_of_one(arrays: tuple[np.ndarray, np.ndarray]) -> None:
-    halves = zip(load(arrays, 0, 2), load(arrays, 1, 2), strict=True)
-    for whole, (first, second) in zip(load(arrays), halves, strict=True):
-        assert torch.equal(whole.images, torch.cat([first.images, second.images]))
-        assert torch.equal(whole.labels, torch.cat([first.labels, second.labels]))
+def test_workers_load_the_batches_of_one(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    """Three of them, with shares of 1, 1 and 2; the last batch holds three, one each."""
+    alone = load(arrays, total=19)
+    assert [len(batch.images) for batch in alone] == [4, 4, 4, 4, 3]
+    parts = [load(arrays, rank, 3, total=19) for rank in range(3)]
+    assert [[len(batch.images) for batch in part] for part in parts] == [[1] * 5, [1] * 5, [2] * 4 + [1]]
+    for whole, *shares in zip(alone, *parts, strict=True):
+        assert torch.equal(whole.images, torch.cat([share.images for share in shares]))
+        assert torch.equal(whole.labels, torch.cat([share.labels for share in shares]))
+
+
+def test_a_share_names_its_micro_batches(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    whole = load(arrays)[0]
+    first, second = (load(arrays, rank, 2, accumulate=2)[0] for rank in range(2))
+    assert (first.positions, second.positions) == ([0, 2], [1, 3])
+    assert first.sizes == second.sizes == [1, 1]
+    assert torch.equal(second.images, whole.images[[1, 3]])
 
 
 def test_a_later_start_gives_the_same_batches(arrays: tuple[np.ndarray, np.ndarray]) -> None:

@@ -74,12 +74,15 @@ def test_patch_loss_has_a_gradient() -> None:
 
 
 def test_feature_matching_reductions_and_gradient() -> None:
-    fake = [torch.zeros(2, 3, requires_grad=True), torch.zeros(4, requires_grad=True)]
-    real = [torch.ones(2, 3, requires_grad=True), torch.full((4,), 2.0)]
+    fake = [torch.zeros(2, 3, 1, 1, requires_grad=True), torch.zeros(4, 1, 1, 1, requires_grad=True)]
+    real = [torch.ones(2, 3, 1, 1, requires_grad=True), torch.full((4, 1, 1, 1), 2.0)]
     assert losses.feature_matching_loss(fake, real, "sum").item() == 5
     scaled = [[7 * t for t in layers] for layers in (fake, [r + 1 for r in real])]
     relative = losses.feature_matching_loss(fake, [r + 1 for r in real], "relative")
     torch.testing.assert_close(losses.feature_matching_loss(*scaled, "relative"), relative)
+    random = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    apart = [losses.feature_matching_loss([f[None]], [r[None]], "relative") for f, r in zip(*random, strict=True)]
+    torch.testing.assert_close(losses.feature_matching_loss(*random[:, None], "relative"), torch.stack(apart).mean())
     loss = losses.feature_matching_loss(fake, real, "mean")
     assert loss.item() == 2.5
     loss.backward()

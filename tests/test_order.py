@@ -16,10 +16,18 @@ def test_every_epoch_holds_each_sample_once() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_workers_share_a_step_without_gap_or_overlap(workers: int) -> None:
-    shares = [order.positions(3, 8, rank, workers) for rank in range(workers)]
-    assert [p for share in shares for p in share] == list(range(24, 32))
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("step", "expected"), [(3, range(24, 32)), (4, range(32, 38))])  # 38 images, the last six
+def test_workers_share_each_micro_batch(workers: int, accumulate: int, step: int, expected: range) -> None:
+    """Without gap or overlap, evenly, and the micro-batches are the same however many workers share them."""
+    shares = [order.positions(step, 8, 38, accumulate, rank, workers) for rank in range(workers)]
+    micro_batches = [[p for part in parts for p in part] for parts in zip(*shares, strict=True)]
+    assert micro_batches == [list(part) for part in order.cut(expected, accumulate)]
+    assert [p for micro in micro_batches for p in micro] == list(expected)
+    for parts in zip(*shares, strict=True):
+        assert min(map(len, parts)) >= 1
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_noise_depends_on_the_position_only() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
 from dpgan.training.build import Job
+from dpgan.training.guard import NonFiniteError
 from dpgan.training.launch import launch
-from dpgan.training.loop import train
+from dpgan.training.loop import PATIENCE, train
+from dpgan.training.step import TrainingStep
 
 SETTINGS = {"preset": "test", "images": 24, "batch": 4, "generator_width": 2, "pyramid_width": 4, "noise_channels": 3,
             "discriminator_width": 2, "holdout": 8, "evaluate_images": 12, "precision": "fp32"}  # fmt: skip
@@ -174,8 +176,13 @@ def test_more_workers_than_ray_has_are_refused(tiny: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"batch": 3}, "train.batch 3 is not a multiple of run.workers 2"),
-        ({"images": 6}, "train.images 6 is not a multiple of train.batch 4"),
+        ({"batch": 1}, "train.batch 1 is less than run.workers 2"),
+        ({"accumulate": 3}, "train.batch 4 is less than run.workers 2 x train.accumulate 3"),
+        (
+            {"images": 5},
+            "the last batch holds 1 images (train.images 5 modulo train.batch 4), less than run.workers 2:"
+            " make train.images 6, or a multiple of the batch",
+        ),
         ({"holdout": 24}, "train.holdout 24 leaves nothing to train on"),
         ({"crop": (32, 48)}, "train.crop [32, 48]"),
         ({"crop": (64, 64)}, "train.crop [64, 64]"),
@@ -188,6 +195,27 @@ def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], e
     assert expected in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("run", "changes", "expected"),
+    [
+        ({"zero_stage": 1}, {}, "run.zero_stage 1 needs run.strategy deepspeed, not ddp"),
+        ({"strategy": "deepspeed"}, {"precision": "fp16"}, "train.precision fp16 does not go with run.strategy"),
+        ({"workers": 1}, {"images": 9}, "a micro-batch of one image of [32, 64] leaves BatchNorm a single value"),
+        ({"workers": 1}, {"accumulate": 4}, "a micro-batch of one image of [32, 64] leaves BatchNorm a single value"),
+    ],
+)
+def test_ways_to_run_that_cannot_work_are_refused(run: dict[str, Any], changes: dict[str, Any], expected: str) -> None:
+    settings = TrainSettings.model_validate({**SETTINGS, **changes})
+    with pytest.raises(UserError) as error:
+        check_fits(settings, RunSettings.model_validate(run), size=(32, 64), pairs=24)
+    assert expected in str(error.value)
+
+
+def test_the_papers_batch_of_five_fits_two_workers() -> None:
+    settings = TrainSettings.model_validate({**SETTINGS, "batch": 5, "images": 23})
+    check_fits(settings, RunSettings(workers=2), size=(32, 64), pairs=24)
+
+
 @pytest.mark.parametrize("losses", [{"patch": 0}, {"feature": 0, "labelmix": 0}, {"perceptual": 1.0, "l1": 1.0}])
 def test_any_loss_can_be_left_out_or_added(tiny: Path, tmp_path: Path, losses: dict[str, float]) -> None:
     log = Records(tmp_path / "log")
@@ -196,3 +224,48 @@ def test_any_loss_can_be_left_out_or_added(tiny: Path, tmp_path: Path, losses: d
     for name, weight in losses.items():
         assert (f"loss/G_{name}" in row or f"loss/D_{name}" in row) == bool(weight)
     assert np.isfinite(row["loss/G_total"])
+
+
+def poison(at: int, times: int) -> Callable[..., Any]:
+    """`TrainingStep.__call__` that puts a NaN into a weight ahead of its `at`-th call, `times` times."""
+    original, calls, left = TrainingStep.__call__, [0], [times]
+
+    def step(self: TrainingStep, *arguments: Any, **keywords: Any) -> Any:
+        calls[0] += 1
+        if calls[0] >= at and left[0]:
+            left[0] -= 1
+            calls[0] = 0
+            with torch.no_grad():
+                next(self.generator.parameters()).mul_(float("nan"))
+        return original(self, *arguments, **keywords)
+
+    return step
+
+
+def test_a_passing_fault_is_mended_by_going_back_once(
+    tiny: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A NaN in a weight: the steps behind it train nothing, and the weights of the checkpoint mend it."""
+    monkeypatch.setattr(TrainingStep, "__call__", poison(at=3, times=1))
+    log = Records(tmp_path / "log")
+    train(job(tiny, tmp_path, workers=1, images=24), CPU, log, lambda *_: None)
+    close(alone, tmp_path, "last", tolerance=0)
+    assert max(row.get("throughput/skipped_steps", 0) for row in log.read()) == PATIENCE + 1
+    assert all(np.isfinite(value) for row in log.read() for value in row.values())
+
+
+def test_training_that_is_not_finite_again_fails_with_its_samples(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingStep, "__call__", poison(at=2, times=100))
+    with pytest.raises(NonFiniteError, match=r"samples of that step: train/\S+, train/\S+, train/\S+, train/\S+\."):
+        train(job(tiny, tmp_path, workers=1, images=48), CPU, Records(tmp_path / "log"), lambda *_: None)
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_agree_that_it_fails_and_no_restart_is_tried(tiny: Path, tmp_path: Path) -> None:
+    doomed = job(tiny, tmp_path, workers=2, images=48, lr_generator=1e30)
+    with pytest.raises(UserError, match="The samples of that step"):
+        launch(doomed, Records(tmp_path / "log"), lambda *_: None)
+    assert len((tmp_path / "starts").read_text().splitlines()) == 1

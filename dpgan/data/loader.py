@@ -6,6 +6,8 @@ The order and every draw come from `order.py`; DALI does the pixel work on the i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +23,17 @@ class Batch(NamedTuple):
     """One worker's share of a step."""
 
     step: int
-    positions: range
+    positions: list[int]
+    sizes: list[int]  # samples of each micro-batch, in this order
     images: Tensor  # float32 [b, 3, H, W] in [-1, 1], channels last in memory
     labels: Tensor  # uint8 [b, H, W], class indices
 
 
 class Source:
-    """DALI's callback: the raw samples of one worker, step by step, with their draws."""
+    """DALI's callback: the raw samples of one worker, step by step, with their draws.
+
+    `batch` and `total`, the images of the whole run, count over all workers.
+    """
 
     def __init__(
         self,
@@ -37,6 +43,8 @@ class Source:
         *,
         seed: int,
         batch: int,
+        total: int,
+        accumulate: int,
         rank: int,
         workers: int,
         steps: range,
@@ -44,19 +52,18 @@ class Source:
         crop: tuple[int, int] | None,
     ) -> None:
         self.images, self.labels, self.samples = images, labels, samples
-        self.seed, self.batch, self.rank, self.workers, self.steps = seed, batch, rank, workers, steps
-        self.flip = flip
+        self.seed, self.steps, self.flip = seed, steps, flip
+        self.share = partial(
+            order.positions, batch=batch, images=total, accumulate=accumulate, rank=rank, workers=workers
+        )
         self.size: tuple[int, int] = images.shape[1:3]
         self.crop = crop or self.size
-
-    def positions(self, step: int) -> range:
-        return order.positions(step, self.batch, self.rank, self.workers)
 
     def __call__(self, info: types.BatchInfo) -> tuple[list[np.ndarray], ...]:
         if info.iteration >= len(self.steps):
             raise StopIteration
         images, labels, flips = [], [], []
-        for position in self.positions(self.steps[info.iteration]):
+        for position in chain(*self.share(self.steps[info.iteration])):
             sample = self.samples[order.sample_at(self.seed, position, len(self.samples))]
             top, left = order.crop_at(self.seed, position, self.size, self.crop)
             window = np.s_[top : top + self.crop[0], left : left + self.crop[1]]
@@ -85,11 +92,13 @@ def _pipeline(source: Source, gpu: bool) -> Any:
 
 def batches(source: Source, device: torch.device, threads: int = 1) -> Iterator[Batch]:
     """The steps of `source`, prefetched by DALI, as tensors on `device`."""
+    if not source.steps:
+        return
     gpu = device.type == "cuda"
     pipeline = _pipeline(
         source,
         gpu,
-        batch_size=source.batch // source.workers,
+        batch_size=sum(map(len, source.share(source.steps[0]))),  # the largest: only the last batch is smaller
         num_threads=threads,
         device_id=(device.index or 0) if gpu else None,
         prefetch_queue_depth=2,
@@ -98,4 +107,6 @@ def batches(source: Source, device: torch.device, threads: int = 1) -> Iterator[
     iterator = DALIGenericIterator([pipeline], ["images", "labels"], size=-1, auto_reset=False)
     for step, (output,) in zip(source.steps, iterator, strict=False):
         images, labels = output["images"], output["labels"]
-        yield Batch(step, source.positions(step), images.permute(0, 3, 1, 2), labels.squeeze(-1))
+        micro = source.share(step)
+        yield Batch(step, list(chain(*micro)), [len(part) for part in micro],
+                    images.permute(0, 3, 1, 2), labels.squeeze(-1))  # fmt: skip

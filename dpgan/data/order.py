@@ -6,7 +6,9 @@ p div n. Workers take slices of the same positions, so their number changes noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -34,11 +36,21 @@ def sample_at(seed: int, position: int, n: int) -> int:
     return int(_epoch(seed, position // n, n)[position % n])
 
 
-def positions(step: int, batch: int, rank: int, workers: int) -> range:
-    """The positions that a worker takes at a step; `batch` counts over all workers."""
-    share = batch // workers
-    start = step * batch + rank * share
-    return range(start, start + share)
+def cut(whole: range, parts: int) -> list[range]:
+    """`whole` in contiguous parts whose lengths differ by at most one."""
+    edges = [whole.start + len(whole) * i // parts for i in range(parts + 1)]
+    return [range(a, b) for a, b in pairwise(edges)]
+
+
+def positions(step: int, batch: int, images: int, accumulate: int, rank: int, workers: int) -> list[range]:
+    """The positions that a worker takes at a step, one range a micro-batch.
+
+    `batch`, and `images`, where the last batch ends, count over all workers. The batch is cut into `accumulate`
+    micro-batches first and each of them over the workers then, so that who shares a micro-batch, whose statistics
+    BatchNorm takes, does not depend on the number of workers.
+    """
+    whole = range(step * batch, min((step + 1) * batch, images))
+    return [cut(micro, workers)[rank] for micro in cut(whole, accumulate)]
 
 
 def flip_at(seed: int, position: int) -> bool:
@@ -52,7 +64,7 @@ def crop_at(seed: int, position: int, size: tuple[int, int], crop: tuple[int, in
     return int(y), int(x)
 
 
-def noise_at(seed: int, chosen: range, channels: int, draw: int = 0) -> np.ndarray:
+def noise_at(seed: int, chosen: Sequence[int], channels: int, draw: int = 0) -> np.ndarray:
     """Unit Gaussian noise float32 [len(chosen), channels]; `draw` numbers the draws at one position."""
     rows = [_rng(seed, _NOISE, draw, p).standard_normal(channels, dtype=np.float32) for p in chosen]
     return np.stack(rows)

@@ -33,7 +33,8 @@ class _GlobalBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, var = (t.double() for t in torch.batch_norm_update_stats(x.float(), None, None, 0.0))
+        exact = torch.promote_types(x.dtype, torch.float32)
+        mean, var = (t.double() for t in torch.batch_norm_update_stats(x.to(exact), None, None, 0.0))
         count = mean.new_tensor([x.numel() // x.shape[1]])
         # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
         sums = sum_over_workers(torch.cat([mean * count, (var + mean.square()) * count, count]))
@@ -41,9 +42,9 @@ class _GlobalBatchNorm(torch.autograd.Function):
         mean, square = (sums[:-1] / count).chunk(2)
         var = square - mean.square()
         ctx.eps = eps
-        ctx.save_for_backward(x, weight, mean.float(), var.float(), count)
+        ctx.save_for_backward(x, weight, mean.to(exact), var.to(exact), count)
         ctx.mark_non_differentiable(mean, var, count)
-        return F.batch_norm(x, mean.float(), var.float(), weight, bias, eps=eps), mean, var, count
+        return F.batch_norm(x, mean.to(exact), var.to(exact), weight, bias, eps=eps), mean, var, count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -55,7 +56,8 @@ class _GlobalBatchNorm(torch.autograd.Function):
         direct, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
-        mean_grad, mean_grad_xhat = (sum_over_workers(torch.cat([grad_bias, grad_weight])) / count).float().chunk(2)
+        sums = sum_over_workers(torch.cat([grad_bias, grad_weight]))
+        mean_grad, mean_grad_xhat = (sums / count).to(sums.dtype).chunk(2)
         slope = -weight * torch.rsqrt(var + ctx.eps)
         through_statistics = F.batch_norm(x, mean, var, slope * mean_grad_xhat, slope * mean_grad, eps=ctx.eps)
         return direct + through_statistics, grad_weight, grad_bias, None
@@ -64,7 +66,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm whose training statistics are those of the global batch: workers change nothing but speed.
 
-    Workers may hold different numbers of samples. Statistics are fp32 whatever the dtype of the input.
+    Workers may hold different numbers of samples. Statistics are fp32 for bf16 and fp16 input.
     `torch.nn.SyncBatchNorm` does the same but refuses CPU tensors.
     """
 

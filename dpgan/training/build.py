@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dpgan.config import RunSettings, TrainSettings
@@ -21,10 +22,10 @@ from dpgan.labels import Card
 from dpgan.models.discriminators import Discriminator, build_discriminator
 from dpgan.models.generators import Generator, build_generator
 from dpgan.models.perceptual import mobilenet_loss, vgg19_loss
-from dpgan.training.checkpoint import Checkpoint, Checkpoints, load_optimizer, load_state, optimizer_tensors
+from dpgan.training.checkpoint import Checkpoint, Checkpoints, load_state
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
-from dpgan.training.strategy import DDPEngine
+from dpgan.training.strategy import DDPEngine, Engine
 
 # Real images behind the channel deviations of the perceptual loss.
 CALIBRATION_IMAGES = 128
@@ -50,6 +51,17 @@ class Job:
         return Checkpoints(self.folder / "checkpoints", self.trains, run.keep_last, run.keep_every)
 
 
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type that convolutions compute in; losses, BatchNorm's statistics and spectral norm stay fp32."""
+    if precision == "auto":
+        precision = "bf16" if native_bf16(device) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> Callable[[], torch.autocast]:
+    return partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
+
+
 @dataclass
 class Training:
     """The networks, their optimizers, and the step that moves them."""
@@ -64,23 +76,24 @@ class Training:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
     @property
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def _engines(self) -> dict[str, Engine]:
+        """By the names of their optimizers' files in a checkpoint."""
         return {
-            "optimizer_generator": self.step.generator_engine.optimizer,
-            "optimizer_discriminator": self.step.discriminator_engine.optimizer,
+            "optimizer_generator": self.step.generator_engine,
+            "optimizer_discriminator": self.step.discriminator_engine,
         }
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that a checkpoint must hold, by file; the tensors are those in use, not copies."""
+        """All that a checkpoint must hold, by file; every worker must call it. Tensors in use, not copies."""
         modules = {name: dict(module.state_dict()) for name, module in self._modules.items()}
-        return modules | {name: optimizer_tensors(optimizer) for name, optimizer in self._optimizers.items()}
+        return modules | {name: engine.state() for name, engine in self._engines.items()}
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Put back what `state` gave."""
+        """Put back what `state` gave; every worker must call it."""
         for name, module in self._modules.items():
             load_state(module, checkpoint.file(name))
-        for name, optimizer in self._optimizers.items():
-            load_optimizer(optimizer, checkpoint.file(name))
+        for name, engine in self._engines.items():
+            engine.load(load_file(checkpoint.file(name)))
 
 
 def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> Training:
@@ -99,24 +112,24 @@ def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> T
     average = copy.deepcopy(generator).requires_grad_(False)
     generator_loss = GeneratorLoss(generator, discriminator, perceptual, s)
     discriminator_loss = DiscriminatorLoss(discriminator, s)
-    adam = partial(torch.optim.Adam, fused=True)
-    bf16 = s.precision == "bf16" or (s.precision == "auto" and native_bf16(device))
+    dtype = compute_dtype(s.precision, device)
+
+    def engine(module: torch.nn.Module, trained: torch.nn.Module, rate: float, beta1: float) -> Engine:
+        optimizer = torch.optim.Adam(trained.parameters(), lr=rate, betas=(beta1, s.beta2), fused=True)
+        if job.run.strategy == "deepspeed":
+            from dpgan.training.deepspeed_engine import DeepSpeedEngine
+
+            return DeepSpeedEngine(module, optimizer, device, dtype, job.run.zero_stage)
+        return DDPEngine(module, optimizer, device, fp16=dtype == torch.float16)
+
     step = TrainingStep(
-        DDPEngine(
-            generator_loss,
-            adam(generator.parameters(), lr=s.lr_generator, betas=(s.beta1_generator, s.beta2)),
-            device,
-        ),
-        DDPEngine(
-            discriminator_loss,
-            adam(discriminator.parameters(), lr=s.lr_discriminator, betas=(s.beta1_discriminator, s.beta2)),
-            device,
-        ),
+        engine(generator_loss, generator, s.lr_generator, s.beta1_generator),
+        engine(discriminator_loss, discriminator, s.lr_discriminator, s.beta1_discriminator),
         generator,
         discriminator,
         average,
         s,
         torch.from_numpy(job.card.void).to(device),
-        partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16),
+        autocast(dtype, device),
     )
     return Training(generator, discriminator, average, step)

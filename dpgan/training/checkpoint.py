@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -36,25 +35,6 @@ def save_state(module: nn.Module, path: Path) -> None:
 def load_state(module: nn.Module, path: Path) -> None:
     """What `save_state` wrote, into a module of the same shape."""
     module.load_state_dict(load_file(path))
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, flat: `<parameter number>.<name>` -> tensor."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Put back what `optimizer_tensors` took; rates are set anew by every step."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(path).items():
-        number, name = key.split(".", 1)
-        parameter = parameters[int(number)]
-        if value.shape == parameter.shape:  # in the memory format of the parameter, as the fused kernels expect it
-            value = torch.empty_like(parameter).copy_(value)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ray.util.queue import Empty, Queue
 from dpgan.config import RunSettings, quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.training.build import Job
+from dpgan.training.guard import NonFiniteError
 from dpgan.training.loop import Tracker, train
 
 
@@ -78,14 +79,16 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
     share = resources(run)
     gpu = "GPU" in share
     board, orders = Queue(), Queue()
-    closed = threading.Event()
-    printer = threading.Thread(target=_print_reports, args=(board, report, closed), daemon=True)
+    closed, mistakes = threading.Event(), list[UserError]()
+    printer = threading.Thread(target=_read, args=(board, report, mistakes, closed), daemon=True)
     printer.start()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "tracker": tracker, "board": board, "orders": orders},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=share),
+        scaling_config=ScalingConfig(
+            num_workers=run.workers, use_gpu=gpu, resources_per_worker=share, placement_strategy=run.placement
+        ),
         run_config=RunConfig(
             name="ray",
             storage_path=str(job.folder),
@@ -93,14 +96,22 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
         ),
     )
     try:
-        _fit(trainer, orders, run.grace_s)
+        failure = _fit(trainer, orders, run.grace_s)
     finally:
         closed.set()
         printer.join(timeout=5)
+    for mistake in reversed(mistakes):
+        if failure is not None or isinstance(mistake, NonFiniteError):  # else a restart has mended it
+            raise mistake
+    if failure is not None:
+        raise failure
 
 
-def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float) -> None:
-    """`trainer.fit()` in a thread: there Ray leaves the signals alone, which it would answer by killing the workers."""
+def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float) -> BaseException | None:
+    """`trainer.fit()` in a thread: there Ray leaves the signals alone, which it would answer by killing the workers.
+
+    Returns what made it fail.
+    """
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -121,8 +132,7 @@ def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float) -> None:
                 print(f"train     stopping after a checkpoint, within {grace_s:g} s; again: at once", flush=True)
     if taken:
         raise Stopped(taken[0])
-    if failures:
-        raise failures[0]
+    return failures[0] if failures else None
 
 
 @contextmanager
@@ -138,11 +148,16 @@ def taken_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _print_reports(board: Queue, report: Callable[[int, int, str], None], closed: threading.Event) -> None:
+def _read(
+    board: Queue, report: Callable[[int, int, str], None], mistakes: list[UserError], closed: threading.Event
+) -> None:
+    """Tell what the workers put on the board, until it is closed and empty."""
     while True:
         try:
             message = board.get(timeout=0.5)
-            if isinstance(message, str):
+            if isinstance(message, UserError):
+                mistakes.append(message)
+            elif isinstance(message, str):
                 print(f"train     a worker failed:\n{message}", file=sys.stderr, flush=True)
             else:
                 report(*message)
@@ -163,6 +178,11 @@ def _worker(config: dict[str, Any]) -> None:
         train(
             job, get_device(), config["tracker"], lambda *facts: board.put(facts), lambda: config["orders"].qsize() > 0
         )
+    except NonFiniteError as error:
+        board.put(error)  # and nothing else: all workers have it, and no restart would mend it
+    except UserError as error:
+        board.put(error)
+        raise
     except Exception:
         board.put(traceback.format_exc())  # at once: Ray tells it only when no restart is left
         raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -16,18 +17,21 @@ from torch import Tensor
 from dpgan.config import TrainSettings
 from dpgan.data import order
 from dpgan.data.loader import Source, batches
-from dpgan.data.prepare import open_prepared
+from dpgan.data.prepare import Split, open_prepared
 from dpgan.files import write_json
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import Generator
 from dpgan.training.build import Job, Training, build
 from dpgan.training.checkpoint import Checkpoints, save_state, starting_point
+from dpgan.training.guard import Action, Guard, NonFiniteError
 from dpgan.training.holdout import Holdout
 from dpgan.training.meter import Meter
 from dpgan.training.strategy import agreed, rank, world_size
 
 # Real images behind the BatchNorm statistics of an EMA generator that is scored or saved.
 STATISTICS_IMAGES = 256
+# Steps in a row that may be left out because gradients are not finite; fp16 needs some to find its loss scale.
+PATIENCE, PATIENCE_FP16 = 3, 24
 
 
 class Tracker(Protocol):
@@ -48,7 +52,8 @@ def train(
     """Train until `settings.images` real images were seen; go on from the newest complete checkpoint.
 
     Leaves `folder/candidates/{last,best}.safetensors` and `folder/result.json`. Where rank 0's `stop` says so, it
-    ends after the current step with a checkpoint and no result.
+    ends after the current step with a checkpoint and no result. Raises NonFiniteError, on every worker, where
+    gradients are not finite numbers again after training went back to a checkpoint.
     """
     s, run, seed = job.settings, job.run, job.seed
     data = open_prepared(job.prepared, "train")
@@ -57,56 +62,67 @@ def train(
     holdout = Holdout(data, held_out, seed, device)
     checkpoints = job.checkpoints()
     seen, best = _resume(job, checkpoints, training)
-    if rank() == 0:
-        restarts = _count_start(job.folder)
-        tracker.metrics({"throughput/restarts": restarts}, seen)
-        if seen:
-            report(seen, s.images, f"goes on from the checkpoint at {seen} images")
+    restarts = _count_start(job.folder) if rank() == 0 else 0
+    if rank() == 0 and seen:
+        report(seen, s.images, f"goes on from the checkpoint at {seen} images")
 
-    total_steps = s.images // s.batch
-    source = partial(Source, data.images, data.labels, samples, seed=seed, batch=s.batch, rank=rank(),
-                     workers=world_size(), flip=s.flip, crop=s.crop)  # fmt: skip
-    meter = Meter(s.batch)
-    for batch in batches(source(steps=range(seen // s.batch, total_steps)), device, threads=run.cpus_per_worker):
-        meter.data_arrived()
-        terms = training.step(
-            batch.images,
-            batch.labels,
-            lambda draw, at=batch.positions: _noise(seed, at, s.noise_channels, device, draw),  # type: ignore[misc]
-            torch.from_numpy(order.labelmix_table(seed, batch.step, job.card.num_classes)).to(device),
-            progress=batch.step / total_steps,
-        )
-        meter.step_done(terms)
-        seen = (batch.step + 1) * s.batch
-        finished = batch.step + 1 == total_steps
-        stopped = not finished and agreed(rank() == 0 and stop(), device)
+    total_steps = math.ceil(s.images / s.batch)
+    source = partial(Source, data.images, data.labels, samples, seed=seed, batch=s.batch, accumulate=s.accumulate,
+                     rank=rank(), workers=world_size(), flip=s.flip, crop=s.crop)  # fmt: skip
+    meter, guard, stopped = Meter(), Guard(PATIENCE_FP16 if s.precision == "fp16" else PATIENCE), False
+    while seen < s.images and not stopped:
+        steps = range(seen // s.batch, total_steps)
+        for batch in batches(source(total=s.images, steps=steps), device, threads=run.cpus_per_worker):
+            meter.data_arrived()
+            skipped = training.step.skipped
+            terms = training.step(
+                batch.images,
+                batch.labels,
+                lambda draw, at=batch.positions: _noise(seed, at, s.noise_channels, device, draw),  # type: ignore[misc]
+                torch.from_numpy(order.labelmix_table(seed, batch.step, job.card.num_classes)).to(device),
+                progress=batch.step / total_steps,
+                sizes=batch.sizes,
+            )
+            moved = training.step.skipped == skipped
+            seen = min((batch.step + 1) * s.batch, s.images)  # the last batch may be smaller
+            meter.step_done(terms if moved else {}, seen - batch.step * s.batch)
+            action = guard.judge(moved)
+            if action is not Action.GO_ON:
+                checkpoints.wait()
+                agreed(False, device)  # a meeting: what rank 0 was writing is there for all of them
+                if action is Action.GIVE_UP or starting_point(checkpoints, job.fork) is None:
+                    raise NonFiniteError(_not_finite(job, data, samples, range(batch.step * s.batch, seen)))
+                seen, best = _resume(job, checkpoints, training)
+                break
+            finished = seen == s.images
+            stopped = not finished and agreed(rank() == 0 and stop(), device)
 
-        if finished or _due(seen, run.log_images, s.batch):
-            values = meter.read()
-            if rank() == 0:
-                tracker.metrics(values, seen)
-                report(seen, s.images, f"G {values['loss/G_total']:.2f}  D {values['loss/D_total']:.2f}")
-        better = False
-        if finished or _due(seen, s.evaluate_images, s.batch):
-            candidate = _with_statistics(training.average, source, batch.step, device, s)
-            scores, grid = holdout.score(candidate, job.card)
-            better = best is None or scores["holdout/kid_lite0"] < best["kid"]
-            if better:
-                best = {"kid": scores["holdout/kid_lite0"], "images": seen}
-            if rank() == 0:
-                tracker.metrics(scores, seen)
-                tracker.image("holdout/label_real_generated", grid, seen)
-                _keep_candidates(job.folder / "candidates", candidate, better)
-            meter.restart()
-        if not finished and (stopped or better or _due(seen, run.checkpoint_images, s.batch)):
-            state = training.state()
-            if rank() == 0:
-                checkpoints.save(seen, state, int(best["images"]) if best else None, {**job.facts, "best": best})
-        if stopped:
-            break
+            if finished or _due(seen, run.log_images, s.batch):
+                values = meter.read() | {"throughput/restarts": restarts, "throughput/skipped_steps": guard.total}
+                if rank() == 0:
+                    tracker.metrics(values, seen)
+                    report(seen, s.images, _note(values))
+            better = False
+            if finished or _due(seen, s.evaluate_images, s.batch):
+                candidate = _with_statistics(training.average, source, batch.step, device, s)
+                scores, grid = holdout.score(candidate, job.card)
+                better = best is None or scores["holdout/kid_lite0"] < best["kid"]
+                if better:
+                    best = {"kid": scores["holdout/kid_lite0"], "images": seen}
+                if rank() == 0:
+                    tracker.metrics(scores, seen)
+                    tracker.image("holdout/label_real_generated", grid, seen)
+                    _keep_candidates(job.folder / "candidates", candidate, better)
+                meter.restart()
+            if moved and not finished and (stopped or better or _due(seen, run.checkpoint_images, s.batch)):
+                state = training.state()
+                if rank() == 0:
+                    checkpoints.save(seen, state, int(best["images"]) if best else None, {**job.facts, "best": best})
+            if stopped:
+                break
     if rank() == 0:
         checkpoints.wait()
-        if seen == s.images:
+        if not stopped:
             result = {"images": seen, "images_per_s": meter.rate(), "restarts": restarts, "best": best}
             write_json(job.folder / "result.json", result)
 
@@ -128,7 +144,24 @@ def _count_start(folder: Path) -> int:
         return len(file.readlines()) - 1
 
 
-def _noise(seed: int, at: range, channels: int, device: torch.device, draw: int = 0) -> Tensor:
+def _not_finite(job: Job, data: Split, samples: np.ndarray, positions: range) -> str:
+    """What to say of the step at `positions`, counted over all workers."""
+    ids = [data.ids[samples[order.sample_at(job.seed, p, len(samples))]] for p in positions]
+    return (
+        f"training came to gradients that are not finite at {positions.stop} images; going back to a checkpoint did "
+        f"not mend it. The samples of that step: {', '.join(map(str, ids))}. Look at them, or train with lower rates "
+        "(train.lr_generator, train.lr_discriminator) or with train.precision fp32"
+    )
+
+
+def _note(values: Mapping[str, float]) -> str:
+    """The losses for a progress line."""
+    losses = "  ".join(f"{network} {values[key]:.2f}" for network in "GD" if (key := f"loss/{network}_total") in values)
+    skipped = values["throughput/skipped_steps"]
+    return losses + (f"  {skipped:.0f} steps skipped: gradients not finite" if skipped else "")
+
+
+def _noise(seed: int, at: Sequence[int], channels: int, device: torch.device, draw: int = 0) -> Tensor:
     return torch.from_numpy(order.noise_at(seed, at, channels, draw)).to(device)
 
 
@@ -145,7 +178,7 @@ def _with_statistics(
     steps = range(step, step + max(1, STATISTICS_IMAGES // s.batch))
     inputs = (
         (b.labels, _noise(source.keywords["seed"], b.positions, s.noise_channels, device, draw=2))  # type: ignore[attr-defined]
-        for b in batches(source(steps=steps), device)
+        for b in batches(source(total=steps.stop * s.batch, steps=steps), device)
     )
     recollect_statistics(candidate, inputs)
     return candidate.eval()

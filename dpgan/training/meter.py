@@ -1,4 +1,4 @@
-"""What the loop measures: mean losses over the workers, images/s, and the share of time that waits for data."""
+"""What the loop measures: mean losses of the global batches, images/s, and the share of time that waits for data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dpgan.training.strategy import sum_over_workers, world_size
+from dpgan.training.strategy import sum_over_workers
 
 
 class Meter:
-    """Collects between two readings; `batch` counts over all workers."""
+    """Collects between two readings; images count over all workers."""
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
+    def __init__(self) -> None:
         self.images = self.seconds = 0.0
         self.restart()
 
@@ -23,17 +22,23 @@ class Meter:
         """Leave out what was no training: evaluation, checkpoints."""
         self.last = time.perf_counter()
         self.terms: dict[str, Tensor] = {}
-        self.steps, self.busy, self.waited = 0, 0.0, 0.0
+        self.steps = self.seen = 0
+        self.busy = self.waited = 0.0
 
     def data_arrived(self) -> None:
         now = time.perf_counter()
         self.waited += now - self.last
         self.last = now
 
-    def step_done(self, terms: Mapping[str, Tensor]) -> None:
+    def step_done(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """`terms` of a step on `images` images: this worker's part of each, which add up over the workers.
+
+        None where the step was left out.
+        """
         for name, value in terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value
-        self.steps += 1
+        self.steps += bool(terms)
+        self.seen += images
         now = time.perf_counter()
         self.busy += now - self.last
         self.last = now
@@ -43,12 +48,12 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Metrics since the last reading; every worker must call it."""
-        means = sum_over_workers(torch.stack([value.float() for value in self.terms.values()])) / self.steps
+        sums = torch.stack([value.float() for value in self.terms.values()]) if self.terms else torch.zeros(0)
+        means = sum_over_workers(sums) / max(self.steps, 1)
         elapsed = self.busy + self.waited
-        images = self.steps * self.batch
-        self.images, self.seconds = self.images + images, self.seconds + elapsed
-        values = {f"loss/{name}": float(v) / world_size() for name, v in zip(self.terms, means, strict=True)}
-        values["throughput/images_per_s"] = images / elapsed
+        self.images, self.seconds = self.images + self.seen, self.seconds + elapsed
+        values = {f"loss/{name}": float(v) for name, v in zip(self.terms, means, strict=True)}
+        values["throughput/images_per_s"] = self.seen / elapsed
         values["throughput/data_wait"] = self.waited / elapsed
         self.restart()
         return values
