@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
 from dpgan.training.build import Job
-from dpgan.training.launch import launch
+from dpgan.training.launch import launch, resources
 from dpgan.training.loop import train
 
 SETTINGS = {"preset": "test", "images": 24, "batch": 4, "generator_width": 2, "pyramid_width": 4, "noise_channels": 3,
@@ -122,9 +122,12 @@ def test_a_stopped_run_goes_on_where_it_was(tiny: Path, alone: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_more_workers_than_ray_has_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_more_workers_or_nodes_than_ray_has_are_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.workers 64 need 64 CPUs, Ray has"):
         launch(job(tiny, tmp_path, workers=64), Records(tmp_path / "log"), lambda *_: None)
+    apart = RunSettings(workers=2, placement="STRICT_SPREAD", device="cpu")
+    with pytest.raises(UserError, match=r"run\.workers 2 on a node of its own, Ray has 1 that can take one"):
+        resources(apart)
 
 
 @pytest.mark.parametrize(
