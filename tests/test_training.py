@@ -13,18 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_card
 from safetensors.torch import load_file
+from tiny_job import CPU, SETTINGS, job
 
 from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
-from dpgan.training.build import Job
 from dpgan.training.launch import launch, resources
 from dpgan.training.loop import train
-
-SETTINGS = {"preset": "test", "images": 24, "batch": 4, "generator_width": 2, "pyramid_width": 4, "noise_channels": 3,
-            "discriminator_width": 2, "holdout": 8, "evaluate_images": 12, "precision": "fp32"}  # fmt: skip
-CPU = torch.device("cpu")
 
 
 @dataclass
@@ -48,13 +43,6 @@ class Records:
 
     def read(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
-
-
-def job(tiny: Path, folder: Path, workers: int, **changes: Any) -> Job:
-    folder.mkdir(exist_ok=True)
-    run = RunSettings(workers=workers, checkpoint_images=4, log_images=4, device="cpu")
-    settings = TrainSettings.model_validate({**SETTINGS, **changes})
-    return Job(tiny_card(), settings, run, seed=3, prepared=tiny, folder=folder, facts={"identity": "test"})
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_training import CPU, job
+from tiny_job import CPU, job
 from torch import Tensor
 
 from dpgan.data import order

@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT
-from test_training import CPU, Records, job
+from test_training import Records
+from tiny_job import CPU, job
 
 from dpgan.training.loop import train
 
@@ -26,7 +27,8 @@ DRIVER = f"""
 import sys
 from dataclasses import replace
 from pathlib import Path
-from test_training import Records, job
+from test_training import Records
+from tiny_job import job
 from dpgan.training.launch import launch
 tiny, folder = map(Path, sys.argv[1:])
 task = job(tiny, folder, workers=2, **{SETTINGS})
