@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,7 @@ def make_step(s: TrainSettings) -> TrainingStep:
     )
 
 
-def run(step: TrainingStep, steps: int = 1) -> list[dict[str, float]]:
+def run(step: TrainingStep, steps: int = 1, sizes: list[int] | None = None) -> list[dict[str, float]]:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1
     labels = torch.randint(0, CLASSES, (2, 8, 8), generator=generator, dtype=torch.uint8)
@@ -55,7 +56,7 @@ def run(step: TrainingStep, steps: int = 1) -> list[dict[str, float]]:
     mixed = torch.tensor([True, False, True, False, True])
     results = []
     for number in range(steps):
-        terms = step(images, labels, lambda draw: noise[draw], mixed, number / 8)
+        terms = step(images, labels, lambda draw: noise[draw], mixed, number / 8, sizes)
         results.append({name: float(value) for name, value in terms.items()})
     return results
 
@@ -151,6 +152,56 @@ def test_rates_fall_to_zero_after_decay_from() -> None:
         step._set_rates(progress)
         rates.append(step.generator_engine.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1e-2, 1e-2, 5e-3, 0.0])
+
+
+def test_an_overflow_leaves_everything_as_it_was_and_is_counted() -> None:
+    """fp16's loss scale is too large here, so that all gradients are inf; then it fits."""
+    step = make_step(settings())
+    for engine in (step.generator_engine, step.discriminator_engine):
+        engine.scaler = torch.amp.GradScaler("cpu", init_scale=3e38)  # type: ignore[attr-defined]
+    networks = {"generator": step.generator, "discriminator": step.discriminator, "average": step.average}
+    before = {name: weights(network) for name, network in networks.items()}
+    terms = run(step)[0]
+    assert all(math.isfinite(value) for value in terms.values())
+    assert step.skipped == 2
+    for name, network in networks.items():
+        assert all(torch.equal(p, before[name][key]) for key, p in network.named_parameters()), name
+    assert not step.generator_engine.optimizer.state
+    assert all(p.grad is None for network in networks.values() for p in network.parameters())
+
+    for engine in (step.generator_engine, step.discriminator_engine):
+        engine.scaler.update(256.0)  # type: ignore[attr-defined]
+    run(step)
+    assert step.skipped == 2
+    for name, network in networks.items():
+        assert any(not torch.equal(p, before[name][key]) for key, p in network.named_parameters()), name
+
+
+def test_the_loss_scale_is_part_of_the_state() -> None:
+    def engine() -> DDPEngine:
+        module = torch.nn.Linear(2, 1)
+        return DDPEngine(module, torch.optim.Adam(module.parameters(), fused=True), CPU, fp16=True)
+
+    ours, other = engine(), engine()
+    ours.scaler.load_state_dict({**ours.scaler.state_dict(), "scale": 8.0, "_growth_tracker": 5})
+    other.load(ours.state())
+    assert other.scaler.state_dict() == ours.scaler.state_dict()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_micro_batches_sum_to_the_batch(shared: bool) -> None:
+    """Without BatchNorm, which sees the micro-batch, they would be equal: here it does not move."""
+    whole, cut = (make_step(settings(shared_fake=shared)) for _ in range(2))
+    for step in (whole, cut):
+        for network in (step.generator, step.discriminator):
+            network.eval()
+    expected, ours = run(whole)[0], run(cut, sizes=[1, 1])[0]
+    assert ours == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    for engine, other in ((whole.generator_engine, cut.generator_engine),
+                          (whole.discriminator_engine, cut.discriminator_engine)):  # fmt: skip
+        state = other.state()
+        for key, value in engine.state().items():
+            torch.testing.assert_close(state[key], value, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -42,8 +42,8 @@ def worker(rank: int, folder: str, affine: bool, momentum: float | None) -> None
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     norm, x, weight = norm_and_batch(affine, momentum)
     result = run(norm, x.split(SPLIT)[rank], weight.split(SPLIT)[rank])
-    half = norm(x.split(SPLIT)[rank].bfloat16())
-    assert half.dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float16):
+        assert norm(x.split(SPLIT)[rank].to(dtype)).dtype == dtype
     norm.eval()(x)  # no communication outside training, or the other rank would wait
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -67,9 +67,10 @@ def test_two_workers_equal_one(tmp_path: Path, affine: bool, momentum: float | N
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6 * scale, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_statistics_are_fp32_for_bf16_input() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_are_fp32_for_half_input(dtype: torch.dtype) -> None:
     norm, x, _ = norm_and_batch(affine=False, momentum=1.0)
-    y = norm(x.bfloat16())
-    expected = x.bfloat16().float().mean(dim=(0, 2, 3))
+    y = norm(x.to(dtype))
+    expected = x.to(dtype).float().mean(dim=(0, 2, 3))
     torch.testing.assert_close(norm.running_mean, expected, rtol=0, atol=1e-4)  # bf16 has steps of 0.125 at 20
-    assert y.dtype == torch.bfloat16
+    assert y.dtype == dtype

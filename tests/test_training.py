@@ -13,20 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_card
 from safetensors.torch import load_file
+from tiny_job import CPU, SETTINGS, job
 
 from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
-from dpgan.training.build import Job
 from dpgan.training.guard import NonFiniteError
-from dpgan.training.launch import launch
+from dpgan.training.launch import launch, resources
 from dpgan.training.loop import PATIENCE, train
 from dpgan.training.step import TrainingStep
-
-SETTINGS = {"preset": "test", "images": 24, "batch": 4, "generator_width": 2, "pyramid_width": 4, "noise_channels": 3,
-            "discriminator_width": 2, "holdout": 8, "evaluate_images": 12, "precision": "fp32"}  # fmt: skip
-CPU = torch.device("cpu")
 
 
 @dataclass
@@ -50,14 +45,6 @@ class Records:
 
     def read(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
-
-
-def job(tiny: Path, folder: Path, workers: int, **changes: Any) -> Job:
-    folder.mkdir(exist_ok=True)
-    run = RunSettings(workers=workers, checkpoint_images=4, log_images=4, device="cpu")
-    settings = TrainSettings.model_validate({**SETTINGS, **changes})
-    trains = {"settings": settings.model_dump(mode="json"), "seed": 3}
-    return Job(tiny_card(), settings, run, 3, trains, prepared=tiny, folder=folder, facts={"identity": "test"})
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +155,12 @@ def test_a_changed_setting_is_refused_and_can_be_forked(tiny: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_more_workers_than_ray_has_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_more_workers_or_nodes_than_ray_has_are_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.workers 64 need 64 CPUs, Ray has"):
         launch(job(tiny, tmp_path, workers=64), Records(tmp_path / "log"), lambda *_: None)
+    apart = RunSettings(workers=2, placement="STRICT_SPREAD", device="cpu")
+    with pytest.raises(UserError, match=r"run\.workers 2 on a node of its own, Ray has 1 that can take one"):
+        resources(apart)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,13 @@ def resources(run: RunSettings) -> dict[str, float]:
                 f"params.yaml: run.workers {run.workers} need {amount * run.workers:g} {kind}s, Ray has "
                 f"{have.get(kind, 0):g}; ask for fewer workers, or set run.device"
             )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    able = sum(all(node.get(kind, 0) >= amount for kind, amount in share.items()) for node in nodes)
+    if run.placement == "STRICT_SPREAD" and able < run.workers:
+        raise UserError(
+            f"params.yaml: run.placement STRICT_SPREAD puts each of run.workers {run.workers} on a node of its own, "
+            f"Ray has {able} that can take one; ask for fewer workers, or take SPREAD"
+        )
     return share
 
 
