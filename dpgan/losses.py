@@ -62,17 +62,17 @@ def patch_loss_generator(fake: Sequence[Tensor], clamp: bool = False) -> Tensor:
 
 
 def feature_matching_loss(
-    fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching, scales: int = 1
+    fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching, networks: int = 1
 ) -> Tensor:
     """Eq. 6: mean squared distance of the features; `mean` (paper) or `sum` (released code) over layers.
 
     `relative` is `mean` with each layer divided by its mean square on the real image: it does not grow with the
     features of a discriminator without spectral norm. `l1` is SPADE's: mean absolute distances, summed over the layers
-    of a network and averaged over the `scales` networks. The real image's features are a constant of the loss.
+    of a network and averaged over the `networks`. The real image's features are a constant of the loss.
     """
     layers = [(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)]
     if reduction == "l1":
-        return torch.stack([F.l1_loss(f, r) for f, r in layers]).sum() / scales
+        return torch.stack([F.l1_loss(f, r) for f, r in layers]).sum() / networks
     losses = torch.stack([F.mse_loss(f, r) for f, r in layers])
     if reduction == "relative":
         losses = losses / torch.stack([r.square().mean() for _, r in layers]).clamp_min(1e-12)

@@ -80,7 +80,7 @@ def test_feature_matching_reductions_and_gradient() -> None:
     scaled = [[7 * t for t in layers] for layers in (fake, [r + 1 for r in real])]
     relative = losses.feature_matching_loss(fake, [r + 1 for r in real], "relative")
     torch.testing.assert_close(losses.feature_matching_loss(*scaled, "relative"), relative)
-    assert losses.feature_matching_loss(fake, real, "l1", scales=2).item() == (1 + 2) / 2
+    assert losses.feature_matching_loss(fake, real, "l1", networks=2).item() == (1 + 2) / 2
     loss = losses.feature_matching_loss(fake, real, "mean")
     assert loss.item() == 2.5
     loss.backward()
