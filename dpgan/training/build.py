@@ -108,7 +108,7 @@ def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> T
         perceptual = vgg19_loss(job.run.vgg19).to(device)
     elif s.losses.perceptual:
         photos = np.stack([data.images[i] for i in samples[:CALIBRATION_IMAGES]])
-        perceptual = mobilenet_loss(to_float(photos)).to(device)
+        perceptual = mobilenet_loss(to_float(photos).to(device))
     average = copy.deepcopy(generator).requires_grad_(False)
     generator_loss = GeneratorLoss(generator, discriminator, perceptual, s)
     discriminator_loss = DiscriminatorLoss(discriminator, s)
