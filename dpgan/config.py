@@ -69,6 +69,11 @@ class TrainSettings(Model):
     perceptual_network: Literal["mobilenet_v2", "vgg19"] = Field(
         default="mobilenet_v2", description="vgg19: SPADE's, from the file run.vgg19; mobilenet_v2 comes with its wheel"
     )
+    perceptual_shift: int = Field(
+        default=0, ge=0, lt=32,
+        description="both images are shifted by up to so many pixels, drawn a step, for the perceptual network, whose "
+        "strides leave a grid in what is trained otherwise; 16 is the stride of mobilenet_v2's last tap",
+    )  # fmt: skip
     shared_fake: bool = Field(default=False, description="one fake for both updates instead of a new one for D")
     lr_generator: float = Field(default=1e-4, gt=0)
     lr_discriminator: float = Field(default=4e-4, gt=0)

@@ -26,13 +26,14 @@ _RELEASED_ADE20K: dict[str, Any] = {
 
 # Trained on two CPU cores in minutes. Deviations from the paper: an eighth of the widths and half of the pyramid's;
 # the paper's losses at a twentieth (feature matching: a tenth) beside a perceptual and an L1 term, without which
-# minutes do not reach the floor; other rates, which fall to 0 over the second half, and beta1 0.9 for the generator;
-# a faster EMA; one fake for both updates; no spectral norm in the discriminator, which is too slow a learner with it.
+# minutes do not reach the floor (the perceptual one shifted at random, or its strides show as stripes); other rates,
+# which fall to 0 over the second half, and beta1 0.9 for the generator; a faster EMA; one fake for both updates; no
+# spectral norm in the discriminator, which is too slow a learner with it.
 _SMALL: dict[str, Any] = {
     "batch": 8, "generator_width": 8, "pyramid_width": 32, "discriminator_width": 8,
-    "discriminator_spectral_norm": False, "shared_fake": True, "feature_matching": "relative",
+    "discriminator_spectral_norm": False, "shared_fake": True, "feature_matching": "relative", "perceptual_shift": 16,
     "lr_generator": 1e-3, "lr_discriminator": 1e-3, "beta1_generator": 0.9, "decay_from": 0.5, "ema": 0.99,
-    "losses": {"pixel": 0.05, "patch": 0.05, "feature": 0.1, "labelmix": 0.05, "perceptual": 10.0, "l1": 10.0},
+    "losses": {"pixel": 0.05, "patch": 0.05, "feature": 0.1, "labelmix": 0.05, "perceptual": 10.0, "l1": 3.0},
 }  # fmt: skip
 
 # Photos of the training splits, from the paper's section 4.

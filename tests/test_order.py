@@ -8,6 +8,13 @@ import pytest
 from dpgan.data import order
 
 
+def test_a_shift_is_within_its_limit_and_drawn_by_the_step() -> None:
+    drawn = [order.shift_at(0, step, 16) for step in range(200)]
+    assert {axis for shift in drawn for axis in shift} == set(range(17))
+    assert drawn == [order.shift_at(0, step, 16) for step in range(200)]
+    assert order.shift_at(0, 5, 0) == (0, 0)
+
+
 def test_every_epoch_holds_each_sample_once() -> None:
     for epoch in range(3):
         seen = [order.sample_at(7, epoch * 10 + i, 10) for i in range(10)]

@@ -38,6 +38,17 @@ def test_mobilenet_counts_each_channel_in_its_deviation() -> None:
     assert_steers_the_fake_alone(loss)
 
 
+def test_a_shift_moves_both_images_alike() -> None:
+    """What lies on the strides of the network changes, and equal images stay equal."""
+    loss, real = mobilenet_loss(photos()), photos()
+    fake = real.flip(3)
+    assert loss(real, real, (3, 5)).item() == 0
+    assert loss(fake, real, (0, 0)).item() == loss(fake, real).item()
+    moved = loss(fake, real, (3, 5)).item()
+    assert moved != loss(fake, real).item()
+    assert moved == pytest.approx(loss(fake, real).item(), rel=0.2)
+
+
 def test_taps_are_weighted_and_normalised_by_hand() -> None:
     loss = PerceptualLoss(nn.Sequential(nn.Identity(), nn.Identity()), {0: 1.0, 1: 0.5})
     fake, real = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), -0.5)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 # One stream a kind of draw: streams never share random numbers.
-_ORDER, _FLIP, _CROP, _NOISE, _LABELMIX, _HOLDOUT = range(6)
+_ORDER, _FLIP, _CROP, _NOISE, _LABELMIX, _HOLDOUT, _SHIFT = range(7)
 
 
 def _rng(seed: int, stream: int, *key: int) -> np.random.Generator:
@@ -68,6 +68,12 @@ def noise_at(seed: int, chosen: Sequence[int], channels: int, draw: int = 0) -> 
     """Unit Gaussian noise float32 [len(chosen), channels]; `draw` numbers the draws at one position."""
     rows = [_rng(seed, _NOISE, draw, p).standard_normal(channels, dtype=np.float32) for p in chosen]
     return np.stack(rows)
+
+
+def shift_at(seed: int, step: int, limit: int) -> tuple[int, int]:
+    """Rows and columns, up to `limit`, by which a step shifts what its perceptual loss sees."""
+    rows, columns = _rng(seed, _SHIFT, step).integers(limit + 1, size=2)
+    return int(rows), int(columns)
 
 
 def labelmix_table(seed: int, step: int, num_classes: int) -> np.ndarray:

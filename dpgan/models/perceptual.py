@@ -67,8 +67,14 @@ class PerceptualLoss(nn.Module):
             deviation = feature.std(dim=(0, 2, 3)).clamp_min(1e-3)  # a channel that is silent stays so
             self.register_buffer(f"deviation_{tap}", deviation[:, None, None] * self.get_buffer(f"deviation_{tap}"))
 
-    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
-        """The weighted sum over the taps of the mean absolute difference; gradients reach `fake` only."""
+    def forward(self, fake: Tensor, real: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
+        """The weighted sum over the taps of the mean absolute difference; gradients reach `fake` only.
+
+        Both images are moved down and right by `shift` pixels first, their borders mirrored.
+        """
+        if shift != (0, 0):
+            rows, columns = shift
+            fake, real = (F.pad(x.float(), (columns, 0, rows, 0), mode="reflect") for x in (fake, real))
         with torch.no_grad():
             target = self.features(real)
         pairs = zip(self.taps.values(), self.features(fake), target, strict=True)

@@ -82,6 +82,7 @@ def train(
                 torch.from_numpy(order.labelmix_table(seed, batch.step, job.card.num_classes)).to(device),
                 progress=batch.step / total_steps,
                 sizes=batch.sizes,
+                shift=order.shift_at(seed, batch.step, s.perceptual_shift),
             )
             moved = training.step.skipped == skipped
             seen = min((batch.step + 1) * s.batch, s.images)  # the last batch may be smaller

@@ -30,9 +30,12 @@ class GeneratorLoss(nn.Module):
         self.settings = settings
 
     def forward(
-        self, images: Tensor, labels: Tensor, noise: Tensor, class_weights: Tensor
+        self, images: Tensor, labels: Tensor, noise: Tensor, class_weights: Tensor, shift: tuple[int, int] = (0, 0)
     ) -> tuple[Tensor, Terms, Tensor]:
-        """Images [B,3,H,W], labels [B,H,W], noise [B,Z], class weights [C] -> total, its terms, the fake images."""
+        """Images [B,3,H,W], labels [B,H,W], noise [B,Z], class weights [C] -> total, its terms, the fake images.
+
+        `shift`: of the images that the perceptual loss sees.
+        """
         discriminator, perceptual = self.frozen
         s, w, terms = self.settings, self.settings.losses, {}
         fake = self.generator(labels, noise)
@@ -48,7 +51,7 @@ class GeneratorLoss(nn.Module):
             distance = losses.feature_matching_loss(out.features, real, s.feature_matching, discriminator.scales)
             terms["G_feature"] = w.feature * distance
         if w.perceptual and perceptual is not None:
-            terms["G_perceptual"] = w.perceptual * perceptual(fake, images)
+            terms["G_perceptual"] = w.perceptual * perceptual(fake, images, shift)
         if w.l1:
             terms["G_l1"] = w.l1 * nn.functional.l1_loss(fake.float(), images)
         return sum(terms.values(), torch.zeros((), device=images.device)), terms, fake

@@ -58,11 +58,12 @@ class TrainingStep:
         mixed_classes: Tensor,
         progress: float,
         sizes: Sequence[int] | None = None,
+        shift: tuple[int, int] = (0, 0),
     ) -> Terms:
         """One step on this worker's share of the global batch, in micro-batches of `sizes` samples (None: in one).
 
-        `noise(draw)` gives [B, Z] for the share; `progress` in [0, 1] sets the rates. Workers may hold different
-        numbers of samples, and all cut them into the same number of micro-batches.
+        `noise(draw)` gives [B, Z] for the share; `progress` in [0, 1] sets the rates; `shift` is the perceptual
+        loss's. Workers may hold different numbers of samples, and all cut them into the same number of micro-batches.
 
         Returns the loss terms, weighted, detached: this worker's part of each mean over the global batch, so that
         they add up over the workers.
@@ -82,7 +83,9 @@ class TrainingStep:
         fakes = []
         for part, z in zip(parts, noise(0).split(sizes), strict=True):
             with self.autocast():
-                total, of_part, fake = self.generator_engine(part.images, part.labels, z, class_weights, last=part.last)
+                total, of_part, fake = self.generator_engine(
+                    part.images, part.labels, z, class_weights, shift, last=part.last
+                )
             self._backward(self.generator_engine, part, {"G_total": total, **of_part}, terms)
             fakes.append(fake.detach())
         moved = self.generator_engine.step()
