@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dpgan import stages
 from dpgan.config import quiet_environment
-from dpgan.errors import UserError
+from dpgan.errors import Stopped, UserError
+from dpgan.imports import import_checkpoint
 from dpgan.settings import unknown_name
 
 STAGES = {
@@ -28,6 +29,7 @@ STAGES = {
         stages.summary,
     )
 }
+COMMANDS = [*STAGES, "ui", "import-checkpoint"]
 PORT_HELP = "port of the MLflow UI on this machine"
 
 
@@ -54,27 +56,33 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=(stage.__doc__ or "").split("\n")[0])
     ui = commands.add_parser("ui", help="Serve the MLflow UI.")
     ui.add_argument("--port", type=int, default=5000, help=PORT_HELP)
+    load = commands.add_parser("import-checkpoint", help=(import_checkpoint.__doc__ or "").split("\n")[0])
+    load.add_argument("file", type=Path, help="state dict of a generator or discriminator: .pth, .safetensors")
+    load.add_argument("--out", type=Path, help="save it as ours: a .safetensors file")
+    load.add_argument("--register", action="store_true", help="register it for the dataset of params.yaml")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    """Run one command; the exit code: 0 done, 2 a user's mistake, 130 or 143 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     quiet_environment()
     try:
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in (*STAGES, "ui"):
-            raise unknown_name("stage", arguments[0], [*STAGES, "ui"], where="dpgan")
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            raise unknown_name("stage", arguments[0], COMMANDS, where="dpgan")
         given = _parser().parse_args(arguments)
         if given.command == "ui":
             open_ui(given.port)
+        elif given.command == "import-checkpoint":
+            import_checkpoint(given.file, given.out, given.register)
         else:
             STAGES[given.command]()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"\n{arguments[0]} interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return error.exit_code if isinstance(error, Stopped) else 130
     return 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dpgan.errors import UserError
-from dpgan.presets import PRESETS
+from dpgan.presets import DISCRIMINATORS, PRESETS
 from dpgan.settings import Model, load_yaml, parse, unknown_name
 
 PARAMS = Path("params.yaml")
@@ -20,12 +21,15 @@ PARAMS = Path("params.yaml")
 BUILD = Path("build")
 
 
+Part = Literal["none", "encoder", "decoder", "both"]  # of a discriminator
+
+
 class LossWeights(Model):
     """Weights of the training losses; 0 leaves a term out (and out of the computation)."""
 
     pixel: float = Field(default=1.0, ge=0, description="segmentation loss, equation 3")
-    patch: float = Field(default=1.0, ge=0, description="multi-scale patch hinge, equation 5")
-    feature: float = Field(default=1.0, ge=0, description="feature matching, equation 6")
+    patch: float = Field(default=1.0, ge=0, description="multi-scale patch hinge, equation 5; at patch_at")
+    feature: float = Field(default=1.0, ge=0, description="feature matching, equation 6; at feature_at")
     labelmix: float = Field(default=5.0, ge=0, description="lambda_LM, equation 9")
     perceptual: float = Field(default=0.0, ge=0, description="SPADE's perceptual loss; not in the paper")
     l1: float = Field(default=0.0, ge=0, description="mean |fake - real|; not in the paper")
@@ -42,13 +46,29 @@ class TrainSettings(Model):
         description="micro-batches that a batch is cut into, where memory is short: their gradients add up to the "
         "batch's, class weights and LabelMix stay the batch's, but BatchNorm sees one micro-batch at a time",
     )  # fmt: skip
+    generator: Literal["dp", "oasis", "spade"] = Field(default="dp", description="table 4a; spade looks at no noise")
+    discriminator: Literal["dp", "oasis", "patch"] = Field(
+        default="dp", description="table 4a; patch: SPADE's. Brings a row of presets.DISCRIMINATORS"
+    )
+    concat_s0: bool = Field(default=True, description="of the dp generator; false: 'w/o cat', supplement's table 3")
+    patch_at: Part = Field(default="encoder", description="where the dp discriminator has patch heads, table 4b")
+    feature_at: Part = Field(default="decoder", description="whose feature maps are matched, table 4c")
     generator_width: int = Field(default=64, ge=1, description="channels of the last SPADE block (paper: 64)")
     pyramid_width: int = Field(default=64, ge=2, description="channels of the conditioning pyramid (paper: 64)")
     discriminator_width: int = Field(default=64, ge=1, description="channels of the last up block (paper: 64)")
     discriminator_spectral_norm: bool = True
     noise_channels: int = Field(default=64, ge=1)
     losses: LossWeights = LossWeights()
-    feature_matching: Literal["mean", "sum", "relative"] = "mean"
+    feature_matching: Literal["mean", "sum", "relative", "l1"] = Field(
+        default="mean", description="over layers: mean (paper), sum (released code), relative to their size, l1 (SPADE)"
+    )
+    patch_gradient: Literal["keep", "released"] = Field(
+        default="keep", description="released: the patch loss is logged and trains nothing, as in the released code"
+    )
+    patch_clamp: bool = Field(default=False, description="generator's patch loss max(1 - score, 0) as in equation 7")
+    perceptual_network: Literal["mobilenet_v2", "vgg19"] = Field(
+        default="mobilenet_v2", description="vgg19: SPADE's, from the file run.vgg19; mobilenet_v2 comes with its wheel"
+    )
     shared_fake: bool = Field(default=False, description="one fake for both updates instead of a new one for D")
     lr_generator: float = Field(default=1e-4, gt=0)
     lr_discriminator: float = Field(default=4e-4, gt=0)
@@ -64,14 +84,27 @@ class TrainSettings(Model):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto: bf16 where it is faster, else fp32; fp16 scales the loss"
     )
+    fork: str | None = Field(default=None, description="folder of a run, runs/...: start from its newest checkpoint")
 
-    def generator(self, num_classes: int) -> dict[str, int]:
-        """The arguments of DPGenerator."""
+    def generator_arguments(self, num_classes: int) -> dict[str, Any]:
+        """The arguments of `build_generator`."""
+        own: dict[str, dict[str, Any]] = {
+            "dp": {"noise_channels": self.noise_channels, "concat_s0": self.concat_s0},
+            "oasis": {"noise_channels": self.noise_channels},
+            "spade": {},
+        }
+        widths = {"width": self.generator_width, "pyramid_width": self.pyramid_width}
+        return {"kind": self.generator, "num_classes": num_classes, **widths, **own[self.generator]}
+
+    def discriminator_arguments(self, num_classes: int) -> dict[str, Any]:
+        """The arguments of `build_discriminator`."""
         return {
+            "kind": self.discriminator,
             "num_classes": num_classes,
-            "noise_channels": self.noise_channels,
-            "width": self.generator_width,
-            "pyramid_width": self.pyramid_width,
+            "width": self.discriminator_width,
+            "spectral_norm": self.discriminator_spectral_norm,
+            "patch_at": self.patch_at,
+            "feature_at": self.feature_at,
         }
 
 
@@ -90,7 +123,14 @@ class RunSettings(Model):
     cpus_per_worker: int = Field(default=1, ge=1)
     max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
+    keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept, beside the best one's")
+    keep_every: int | None = Field(default=None, ge=1, description="checkpoints at multiples of it stay, for good")
+    grace_s: float = Field(default=60, gt=0, description="seconds that SIGTERM and ctrl-c leave for a checkpoint")
     log_images: int = Field(default=200, ge=1, description="images between two log lines")
+    vgg19: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        default=None,
+        description="torchvision's vgg19-dcbb9e9d.pth, for perceptual_network; every worker reads it",
+    )
 
 
 class JudgeSettings(Model):
@@ -107,7 +147,9 @@ class EvaluateSettings(Model):
 
     noise_seed: int = 0
     batch: int = Field(default=16, ge=1)
-    features: Literal["lite0"] = "lite0"
+    inception_weights: str | None = Field(
+        default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
+    )
     kid_subsets: int = Field(default=100, ge=1)
     kid_subset_size: int = Field(default=100, ge=2)
 
@@ -130,14 +172,48 @@ def load_params(path: Path = PARAMS) -> Params:
 
 
 def train_settings(params: Params, card_preset: str, path: Path = PARAMS) -> TrainSettings:
-    """The preset's row with what params.yaml says on top. `preset: null` means the card's."""
+    """The preset's row with what params.yaml says on top. `preset: null` means the card's.
+
+    A discriminator that params.yaml chooses brings the losses that go with it (`presets.DISCRIMINATORS`), between the
+    two. UserError for what cannot go together.
+    """
     given = {key: value for key, value in params.train.items() if value is not None}
     name = given.pop("preset", card_preset)
     if name not in PRESETS:
         raise unknown_name("preset", str(name), PRESETS, where=f"{path}: train.preset")
-    row = dict(PRESETS[name])
-    losses = {**row.pop("losses", {}), **(given.pop("losses", None) or {})}
-    return parse(TrainSettings, {**row, **given, "losses": losses, "preset": name}, Path(f"{path}: train"))
+    rows = [PRESETS[name], DISCRIMINATORS.get(str(given.get("discriminator")), {}), given]
+    merged = {key: value for row in rows for key, value in row.items()}
+    if isinstance(given.get("losses", {}), dict):  # merged by loss; anything else is for `parse` to refuse
+        merged["losses"] = {key: weight for row in rows for key, weight in row.get("losses", {}).items()}
+    settings = parse(TrainSettings, {**merged, "preset": name}, Path(f"{path}: train"))
+    check_losses(settings, path)
+    return settings
+
+
+def check_losses(s: TrainSettings, path: Path = PARAMS) -> None:
+    """UserError where networks and losses do not go together, or where something would never be trained."""
+    patch, w = s.discriminator == "patch", s.losses
+    scored = w.patch > 0 and s.patch_at != "none"
+    mistakes = [
+        (s.generator != "dp" and not s.concat_s0,
+         f"concat_s0 is of the dp generator; {s.generator} has no s_0: leave it out"),
+        (patch and (w.pixel or w.labelmix),
+         "losses.pixel and losses.labelmix need a discriminator that labels pixels: set both to 0, or discriminator "
+         "to dp or oasis"),
+        (patch and (s.patch_at != "encoder" or s.feature_at != "encoder"),
+         "a patch discriminator is an encoder alone: leave patch_at and feature_at out; losses.feature: 0 leaves "
+         "feature matching out"),
+        (patch and (not scored or s.patch_gradient == "released"),
+         "the patch loss alone trains a patch discriminator: losses.patch must be above 0, and patch_gradient keep"),
+        (s.discriminator == "oasis" and s.patch_at != "none",
+         "an oasis discriminator has no patch heads: leave patch_at out; with them it is discriminator: dp"),
+        (not patch and not w.pixel,
+         f"losses.pixel 0: nothing else teaches a {s.discriminator} discriminator its labels; discriminator: patch "
+         "does without"),
+    ]  # fmt: skip
+    for wrong, what in mistakes:
+        if wrong:
+            raise UserError(f"{path}: train: {what}")
 
 
 def check_fits(settings: TrainSettings, run: RunSettings, size: tuple[int, int], pairs: int) -> None:
@@ -167,10 +243,9 @@ def check_fits(settings: TrainSettings, run: RunSettings, size: tuple[int, int],
             raise UserError(f"{PARAMS}: {what}")
 
 
-def identity(**parts: Any) -> str:
-    """A short stable hash of settings and data: two runs are the same run when it is equal."""
-    text = json.dumps({k: v.model_dump() if isinstance(v, Model) else v for k, v in parts.items()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def identity(trains: Mapping[str, Any]) -> str:
+    """A short stable hash of what is trained (settings, seed, data): two runs are the same run when it is equal."""
+    return hashlib.sha256(json.dumps(trains, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def quiet_environment() -> None:

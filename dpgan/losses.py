@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FeatureMatching = Literal["mean", "sum", "relative"]
+FeatureMatching = Literal["mean", "sum", "relative", "l1"]
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:
@@ -61,17 +61,22 @@ def patch_loss_generator(fake: Sequence[Tensor], clamp: bool = False) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def feature_matching_loss(fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching) -> Tensor:
-    """Eq. 6: mean squared distance of the decoder's features; `mean` (paper) or `sum` (released code) over layers.
+def feature_matching_loss(
+    fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching, scales: int = 1
+) -> Tensor:
+    """Eq. 6: mean squared distance of the features; `mean` (paper) or `sum` (released code) over layers.
 
     `relative` is `mean` with each layer divided by its mean square on the real image, image by image: it does not
     grow with the features of a discriminator without spectral norm, and stays a mean over images, which workers and
-    micro-batches may share. The real image's features are a constant of the loss.
+    micro-batches may share. `l1` is SPADE's: mean absolute distances, summed over the layers of a network and averaged
+    over the `scales` networks. The real image's features are a constant of the loss.
     """
     layers = [(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)]
+    if reduction == "l1":
+        return torch.stack([F.l1_loss(f, r) for f, r in layers]).sum() / scales
     if reduction == "relative":
-        scales = [r.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).rsqrt() for _, r in layers]
-        layers = [(f * scale, r * scale) for (f, r), scale in zip(layers, scales, strict=True)]
+        sizes = [r.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt() for _, r in layers]
+        layers = [(f / size, r / size) for (f, r), size in zip(layers, sizes, strict=True)]
     losses = torch.stack([F.mse_loss(f, r) for f, r in layers])
     return losses.sum() if reduction == "sum" else losses.mean()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpgan.config import BUILD, Params, TrainSettings, check_fits, identity, load_params, need, train_settings
+from dpgan.errors import Stopped
 from dpgan.files import file_sha256, new_folder, write_json
 from dpgan.labels import Card, load_card
 from dpgan.progress import Progress
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from dpgan.data.prepare import Split
     from dpgan.evaluation.evaluate import Evaluator
-    from dpgan.models.generators import DPGenerator
+    from dpgan.models.generators import Generator
+    from dpgan.training.build import Job
 
 INDEX = BUILD / "index.parquet"
 VALIDATION = BUILD / "validation"
@@ -117,6 +119,7 @@ def judge() -> None:
 def train() -> None:
     """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
     from dpgan.data.prepare import data_hash
+    from dpgan.models.perceptual import check_vgg19
     from dpgan.registry.provenance import provenance
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
     from dpgan.training.build import Job
@@ -125,14 +128,20 @@ def train() -> None:
     params, card = _setup()
     settings = train_settings(params, card.preset)
     check_fits(settings, params.run, card.size, len(_splits()[0].ids))
+    if settings.losses.perceptual and settings.perceptual_network == "vgg19":
+        check_vgg19(params.run.vgg19)
     start_ray(params.run)
     resources(params.run)  # what is missing comes up before a run is opened
     data = data_hash(PREPARED)
-    who = identity(settings=settings, seed=params.seed, data=data, card=card.digest)
+    trains = {"settings": settings.model_dump(mode="json"), "seed": params.seed, "data": data, "card": card.digest}
+    who = identity(trains)
     root = Path.cwd()
     folder = root / "runs" / f"{card.name}-{who}"
-    folder.mkdir(parents=True, exist_ok=True)
     facts = {"identity": who, "data_hash": data, **provenance(root)}
+    fork = root / settings.fork if settings.fork else None
+    job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork)
+    _tell_start(job)
+    folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "mlflow_run"
     run_id = open_run(
         root,
@@ -149,7 +158,6 @@ def train() -> None:
     )
     kept.write_text(run_id)
     tracker = Tracker(tracking_uri(root), run_id, folder / "spool")
-    job = Job(card, settings, params.run, params.seed, PREPARED.absolute(), folder, facts)
     print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
     with _run_status(tracker.finish):
         launch(job, tracker, Progress("train"))
@@ -167,12 +175,27 @@ def train() -> None:
         shutil.rmtree(folder)
 
 
+def _tell_start(job: Job) -> None:
+    """Check what the run starts from, before anything is opened; name interrupted runs that it does not go on with."""
+    from dpgan.training.checkpoint import Checkpoints, differences, starting_point
+
+    if starting_point(job.checkpoints(), job.fork) is not None:
+        return
+    for other in sorted(job.folder.parent.glob(f"{job.card.name}-*")):
+        found = Checkpoints(other / "checkpoints", {}).newest()
+        if found is not None:
+            changed = "; ".join(differences(found.trains, job.trains))
+            name = other.relative_to(Path.cwd())
+            print(f"train     {name} was interrupted and stays as it is: this run differs from it ({changed}); "
+                  f"`train: {{fork: {name}}}` would go on from it")  # fmt: skip
+
+
 @contextmanager
 def _run_status(finish: Callable[[str], None]) -> Iterator[None]:
     """The MLflow run ends as it really ended; SIGTERM counts as an interruption."""
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(number: int, _: object) -> None:
+        raise Stopped(number)
 
     before = signal.signal(signal.SIGTERM, interrupted)
     try:
@@ -240,17 +263,17 @@ def promote() -> None:
 
     def rescore(package: packaging.Package) -> Evaluation:
         from dpgan.evaluation.evaluate import all_finite
-        from dpgan.models.generators import DPGenerator
+        from dpgan.models.generators import build_generator
 
-        generator = DPGenerator(**package.config["generator"])
+        generator = build_generator(**package.config["generator"])
         generator.load_state_dict(dict(package.weights))
         print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
         evaluator, _ = _evaluator()
         scores = evaluator.generator(generator.eval().to(evaluator.device), Progress("champion"))
         return evaluation(scores, all_finite(generator))
 
-    shape = _trained_settings(manifest).generator(card.num_classes)
-    config = packaging.generator_config(card, shape, manifest["facts"]["data_hash"])
+    arguments = _trained_settings(manifest).generator_arguments(card.num_classes)
+    config = packaging.generator_config(card, arguments, manifest["facts"]["data_hash"])
     content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
     outcome = registry.promote(
         Path.cwd(), card.name, manifest["run_id"], content,
@@ -324,14 +347,14 @@ def _splits() -> tuple[Split, Split]:
 def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.data.prepare import data_hash
     from dpgan.evaluation.evaluate import Evaluator, protocol
-    from dpgan.evaluation.features import lite0
+    from dpgan.evaluation.features import chosen
     from dpgan.evaluation.segmentation import load_judge
     from dpgan.hardware import choose_device, use_all_cores
 
     params, card = _setup()
     use_all_cores()
     device = choose_device(params.run.device)
-    extractor = lite0(device)
+    extractor = chosen(params.evaluate.inception_weights, device)
     train, val = _splits()
     network = load_judge(need(JUDGE, "judge"), card.num_classes).to(device)
     evaluator = Evaluator(card, train, val, extractor, network, params.evaluate)
@@ -342,10 +365,10 @@ def _trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings.model_validate(manifest["settings"])
 
 
-def _generator(card: Card, manifest: Mapping[str, Any], name: str, device: torch.device) -> DPGenerator:
-    from dpgan.models.generators import DPGenerator
+def _generator(card: Card, manifest: Mapping[str, Any], name: str, device: torch.device) -> Generator:
+    from dpgan.models.generators import build_generator
     from dpgan.training.checkpoint import load_state
 
-    generator = DPGenerator(**_trained_settings(manifest).generator(card.num_classes))
+    generator = build_generator(**_trained_settings(manifest).generator_arguments(card.num_classes))
     load_state(generator, TRAINED / f"{name}.safetensors")
     return generator.eval().to(device)

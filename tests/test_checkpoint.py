@@ -1,16 +1,25 @@
-"""Checkpoints: exact, complete or not there, and never loaded when altered."""
+"""Checkpoints: exact, complete or not there, never loaded when altered, and never those of something else."""
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from dpgan.training.checkpoint import Checkpoints, load_state
-from dpgan.training.strategy import DDPEngine
+from dpgan.errors import UserError
+from dpgan.training import checkpoint
+from dpgan.training.checkpoint import Checkpoint, Checkpoints, differences, load_state, starting_point
+from dpgan.training.strategy import flat_state
+from dpgan.training.strategy import load_state as load_optimizer
+
+TRAINS = {"settings": {"ema": 0.9, "losses": {"l1": 1.0}}, "seed": 0}
 
 
 def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -29,55 +38,139 @@ def advance(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def save(checkpoints: Checkpoints, step: int) -> Path:
-    module, optimizer = trained(step)
-    return checkpoints.save(step, {"m": module}, {"o": engine(module, optimizer).state()}, {"best": None})
+def state(steps: int) -> dict[str, dict[str, Tensor]]:
+    module, optimizer = trained(steps)
+    return {"m": dict(module.state_dict()), "o": flat_state(optimizer)}
 
 
-def engine(module: nn.Module, optimizer: torch.optim.Optimizer) -> DDPEngine:
-    return DDPEngine(module, optimizer, torch.device("cpu"))
+def make(folder: Path, *images: int, best: int | None = None, **policy: Any) -> Checkpoints:
+    """A run's checkpoints after `images` images each, written."""
+    checkpoints = Checkpoints(folder, TRAINS, **policy)
+    for seen in images:
+        checkpoints.save(seen, state(1), best if best is not None and best <= seen else None, {"best": best})
+    checkpoints.wait()
+    return checkpoints
+
+
+def newest(checkpoints: Checkpoints) -> Checkpoint:
+    found = checkpoints.newest()
+    assert found is not None
+    return found
+
+
+def kept(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("images_")) for path in folder.iterdir())
 
 
 def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    path = save(Checkpoints(tmp_path), 3)
+    checkpoints = Checkpoints(tmp_path, TRAINS)
+    checkpoints.save(3, state(3), None, {})
+    checkpoints.wait()
     module, optimizer = trained(0)
-    load_state(module, path / "m.safetensors")
-    engine(module, optimizer).load(load_file(path / "o.safetensors"))
+    load_state(module, newest(checkpoints).file("m"))
+    load_optimizer(optimizer, load_file(newest(checkpoints).file("o")))
     advance(module, optimizer)
     expected, _ = trained(4)
     assert torch.equal(module.weight, expected.weight)
 
 
-def test_the_newest_two_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    for step in (1, 2, 3):
-        save(checkpoints, step)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
-    found = checkpoints.newest()
-    assert found is not None
-    assert found[1]["step"] == 3
+def test_training_may_go_on_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is the state at the call, in the layout that loads again."""
+    module, optimizer = trained(1)
+    weight = module.weight.detach().clone()
+    blocked: Future[None] = Future()
+    write = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", lambda *a: (blocked.result(), write(*a)))
+    checkpoints = Checkpoints(tmp_path, TRAINS)
+    checkpoints.save(1, {"m": module.state_dict()}, None, {})
+    advance(module, optimizer)
+    assert checkpoints.newest() is None
+    blocked.set_result(None)
+    checkpoints.wait()
+    load_state(module, newest(checkpoints).file("m"))
+    assert torch.equal(module.weight, weight)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({"last": 2}, [40, 50]),
+        ({"last": 1, "best": 20}, [20, 50]),
+        ({"last": 1, "every": 20}, [20, 40, 50]),
+    ],
+)
+def test_what_is_kept(tmp_path: Path, policy: dict[str, Any], expected: list[int]) -> None:
+    checkpoints = make(tmp_path, 10, 20, 30, 40, 50, **policy)
+    assert kept(tmp_path) == expected
+    assert newest(checkpoints).images == 50
 
 
 def test_an_altered_checkpoint_is_passed_over_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    save(checkpoints, 1)
-    weights = save(checkpoints, 2) / "m.safetensors"
+    checkpoints = make(tmp_path, 1, 2)
+    weights = newest(checkpoints).file("m")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    found = checkpoints.newest()
-    assert found is not None
-    assert found[1]["step"] == 1
+    assert newest(checkpoints).images == 1
     assert "m.safetensors" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "m.safetensors", "o.safetensors"])
+def test_a_truncated_checkpoint_is_passed_over_loudly(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = make(tmp_path, 1, 2)
+    file = newest(checkpoints).path / name
+    file.write_bytes(file.read_bytes()[:-20])
+    assert newest(checkpoints).images == 1
+    assert name in capsys.readouterr().out
+    file.unlink()
+    assert newest(checkpoints).images == 1
+
+
 def test_what_was_interrupted_is_never_loaded_and_swept_later(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    (tmp_path / ".step_00000009.123").mkdir()
-    (tmp_path / "step_00000008").mkdir()  # without a manifest
-    assert checkpoints.newest() is None
-    save(checkpoints, 1)
-    assert not (tmp_path / ".step_00000009.123").exists()
-    found = checkpoints.newest()
+    (tmp_path / ".images_000000009.part").mkdir()
+    (tmp_path / "images_000000008").mkdir()  # without a manifest
+    assert Checkpoints(tmp_path, TRAINS).newest() is None
+    checkpoints = make(tmp_path, 9)
+    assert not (tmp_path / ".images_000000009.part").exists()
+    assert newest(checkpoints).images == 9
+
+
+def test_a_full_disk_is_told_and_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = make(tmp_path, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    checkpoints.save(2, state(2), None, {})
+    with pytest.raises(UserError, match=r"No space left on device.*make room and run the same command again"):
+        checkpoints.wait()
+    assert kept(tmp_path) == [1]
+    assert newest(checkpoints).images == 1
+
+
+def test_a_checkpoint_of_something_else_is_refused_with_what_changed(tmp_path: Path) -> None:
+    make(tmp_path, 5)
+    other: Mapping[str, Any] = {"settings": {"ema": 0.99, "losses": {"l1": 1.0}}, "seed": 0}
+    with pytest.raises(UserError, match=r"settings\.ema: 0\.9 -> 0\.99.*fork"):
+        starting_point(Checkpoints(tmp_path, other), fork=None)
+    assert starting_point(Checkpoints(tmp_path, TRAINS), fork=None) is not None
+
+
+def test_a_run_is_forked_when_asked(tmp_path: Path) -> None:
+    make(tmp_path / "old" / "checkpoints", 5)
+    fresh = Checkpoints(tmp_path / "new" / "checkpoints", {"seed": 1})
+    assert starting_point(fresh, fork=None) is None
+    found = starting_point(fresh, fork=tmp_path / "old")
     assert found is not None
-    assert found[1]["step"] == 1
+    assert found.images == 5
+    with pytest.raises(UserError, match=r"train\.fork .*nowhere: no complete checkpoint"):
+        starting_point(fresh, fork=tmp_path / "nowhere")
+
+
+def test_differences_are_named_by_their_place() -> None:
+    now = {"settings": {"ema": 0.9, "losses": {"l1": 2.0}}, "seed": 1}
+    assert differences(TRAINS, now) == ["seed: 0 -> 1", "settings.losses.l1: 1.0 -> 2.0"]
+    assert differences(TRAINS, TRAINS) == []

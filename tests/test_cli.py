@@ -135,6 +135,23 @@ def test_a_stage_names_the_stage_before_it(
     assert not (project / "mlruns").exists()
 
 
+def test_vgg19_that_is_missing_stops_a_training_before_its_run(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(project / "raw")
+    make_raw(project / "raw", train=10)
+    params = "dataset: tiny\nraw: raw\ntrain: {holdout: 8, perceptual_network: vgg19}\n"
+    (project / "params.yaml").write_text(params)
+    assert main(["index"]) == main(["prepare"]) == 0
+    assert "set run.vgg19 to its weights" in fails(capsys, "train")
+    (project / "params.yaml").write_text(params + "run: {vgg19: vgg.pth}\n")
+    assert f"{project / 'vgg.pth'}: no such file" in fails(capsys, "train")
+    (project / "vgg.pth").write_bytes(b"random weights")
+    assert "another file, or damaged" in fails(capsys, "train")
+    assert not (project / "mlruns").exists()
+    assert not (project / "runs").exists()
+
+
 def test_port_in_use(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

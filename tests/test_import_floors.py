@@ -16,7 +16,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"registry"},
-    {"stages", "cli"},
+    {"stages", "imports", "cli"},
     {"flows"},
 ]
 OWNERS = {

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpgan.errors import UserError
-from dpgan.models.discriminators import DPDiscriminator
+from dpgan.models.discriminators import Discriminator, DPDiscriminator, Part, PatchDiscriminator
 from dpgan.models.ema import recollect_statistics, update_ema
-from dpgan.models.generators import DPGenerator, LabelConv, conv3x3_upsampled, spread
+from dpgan.models.generators import GENERATORS, DPGenerator, build_generator
+from dpgan.models.generators.blocks import LabelConv, spread
+from dpgan.models.generators.dp import conv3x3_upsampled
 from dpgan.models.layers import BatchNorm, SpectralNorm, spectral_norm
-from dpgan.models.official import load_official_discriminator, load_official_generator, official_views
-from dpgan.models.perceptual import PerceptualLoss
 
 
 def inputs(size: tuple[int, int] = (64, 96), batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,31 +36,81 @@ def discriminator() -> DPDiscriminator:
     return DPDiscriminator(5, width=2)
 
 
-def test_parameter_counts_are_the_papers() -> None:
-    def millions(model: nn.Module) -> float:
-        return round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+def millions(model: nn.Module) -> float:
+    return round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
 
+
+PARAMETERS = {  # millions, by number of classes; SPADE's 36th is the edge map of its own code
+    "dp": {35: 69.51, 151: 70.62},
+    "oasis": {35: 71.11, 151: 74.31},
+    "spade": {35: 93.02, 36: 93.05, 151: 96.49},
+}
+
+
+def test_networks_have_the_papers_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpectralNorm, "iterate", lambda *_: None)  # slow on meta, and without parameters
     with torch.device("meta"):
-        assert millions(DPGenerator(35)) == 69.51
-        assert millions(DPGenerator(151)) == 70.62
+        for kind, expected in PARAMETERS.items():
+            assert {n: millions(build_generator(kind, num_classes=n)) for n in expected} == expected
         assert millions(DPDiscriminator(35)) == 22.92
+        assert millions(DPDiscriminator(35, patch_at="none")) == 22.25
 
 
-@pytest.mark.parametrize("size", [(32, 64), (64, 64), (96, 128), (32, 160)])
-def test_any_size_that_is_a_multiple_of_32(
-    generator: DPGenerator, discriminator: DPDiscriminator, size: tuple[int, int]
-) -> None:
+SIZES = [(32, 32), (32, 64), (64, 64), (96, 128), (32, 160)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_generators_take_any_multiple_of_32(kind: str, size: tuple[int, int]) -> None:
+    model = build_generator(kind, num_classes=5, width=1, pyramid_width=4)
     labels, noise, _ = inputs(size)
-    images = generator(labels, noise)
+    images = model(labels, noise)
     assert images.shape == (2, 3, *size)
     assert images.abs().max() < 1
-    output = discriminator(images)
+    images.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("part", ["none", "encoder", "decoder", "both"])
+def test_the_dp_discriminator_takes_any_multiple_of_32(part: Part, size: tuple[int, int]) -> None:
+    model = DPDiscriminator(5, width=2, patch_at=part, feature_at=part)
+    output = model(inputs(size)[2])
     assert output.logits.shape == (2, 6, *size)
-    assert [p.shape[:2] for p in output.patches] == [(2, 1), (2, 1)]
-    assert output.features[-1].shape == (2, 2, *size)
-    assert len(output.features) == 5
-    output.logits.sum().backward()
-    assert all(p.grad is not None for p in generator.parameters())
+    halves = {"none": 0, "both": 2}.get(part, 1)
+    assert [p.shape[:2] for p in output.patches] == [(2, 1)] * 2 * halves
+    assert len(output.features) == 5 * halves
+    if part in ("decoder", "both"):
+        assert output.features[-1].shape == (2, 2, *size)
+    if part in ("encoder", "both"):
+        assert output.features[0].shape == (2, 4, size[0] // 4, size[1] // 4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_patch_discriminator_scores_two_scales(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = PatchDiscriminator(5, width=2)
+    labels, _, images = inputs(size)
+    output = model(images, labels)
+    assert output.logits.numel() == 0
+    assert [len(output.features), len(output.patches)] == [8, 2]
+    first, second = output.patches
+    assert first.shape[2] > second.shape[2]
+    assert model(images, labels, heads=False).patches == []
+    other = model(images, (labels + 1) % 5)  # it is conditioned on the labels
+    assert not torch.equal(other.patches[0], first)
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_spatial_noise_that_is_constant_equals_a_vector(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build_generator(kind, num_classes=5, width=1).eval()
+    with torch.no_grad():
+        model.get_parameter("to_rgb.weight").mul_(1000)  # the initial weights are so small that every photo is grey
+        labels, noise, _ = inputs()
+        painted = model(labels, noise)
+        torch.testing.assert_close(model(labels, spread(noise, (64, 96))), painted, rtol=1e-3, atol=1e-5)
+        assert torch.equal(model(labels, -noise), painted) == (kind == "spade")
 
 
 def test_labels_of_either_dtype(generator: DPGenerator) -> None:
@@ -88,12 +137,15 @@ def test_separable_convolution_equals_the_plain_one(factor: int) -> None:
     torch.testing.assert_close(conv3x3_upsampled(x, weight, size), plain)
 
 
+@pytest.mark.parametrize("size", [(32, 64), (1, 2), (2, 2)])
 @pytest.mark.parametrize("spatial", [False, True])
-def test_label_convolution_equals_the_plain_one(spatial: bool) -> None:
-    labels, noise, _ = inputs((32, 64))
+@pytest.mark.parametrize("channels", [64, 0])
+def test_label_convolution_equals_the_plain_one(spatial: bool, channels: int, size: tuple[int, int]) -> None:
+    labels, noise, _ = inputs(size)
+    noise = noise[:, :channels]
     one_hot = F.one_hot(labels.long(), 5).movedim(-1, 1).float()
-    conv = LabelConv(69, 4, 3, padding=1)
-    constant = spread(noise, (32, 64))
+    conv = LabelConv(channels + 5, 4, 3, padding=1)
+    constant = spread(noise, size)
     plain = F.conv2d(torch.cat([constant, one_hot], dim=1), conv.weight, conv.bias, padding=1)
     torch.testing.assert_close(conv(one_hot, constant if spatial else noise), plain, rtol=1e-4, atol=1e-5)
 
@@ -129,14 +181,30 @@ def test_initialisation() -> None:
     assert all(not p.any() for name, p in model.named_parameters() if name.endswith("bias"))
 
 
-def test_bf16_autocast_stays_close(generator: DPGenerator) -> None:
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_bf16_autocast_stays_close(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build_generator(kind, num_classes=5, width=1).eval()
     labels, noise, _ = inputs()
     with torch.no_grad():
-        exact = generator.eval()(labels, noise)
+        exact = model(labels, noise)
         with torch.autocast("cpu", torch.bfloat16):
-            half = generator(labels, noise)
+            half = model(labels, noise)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("model", [DPDiscriminator, PatchDiscriminator])
+def test_discriminators_in_bf16_stay_close(model: type[Discriminator]) -> None:
+    torch.manual_seed(0)
+    discriminator = model(5, width=4).eval()
+    labels, _, images = inputs()
+    with torch.no_grad():
+        exact = discriminator(images, labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = discriminator(images, labels)
+    for a, b in zip([*half.patches, *half.features], [*exact.patches, *exact.features], strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=0.05, atol=0.05 * float(b.abs().max()))
 
 
 def test_ema_averages_parameters_and_copies_buffers(generator: DPGenerator) -> None:
@@ -171,59 +239,6 @@ def test_recollected_statistics_are_means_over_batches(generator: DPGenerator) -
     assert {m.momentum for m in generator.modules() if isinstance(m, BatchNorm)} == {0.1}
     buffers = dict(generator.named_buffers())
     assert all(torch.equal(v, buffers[k]) for k, v in vectors.items())
-
-
-def official(model: nn.Module) -> dict[str, Tensor]:
-    """A state dict as the official code would have it."""
-    state = {k: v.clone() for k, v in official_views(model.state_dict()).items()}
-    shared = {k: v for k, v in state.items() if "norm_0.first_norm" in k}
-    for i, block in enumerate(getattr(model, "blocks", [])):
-        if block.learned_shortcut:
-            state |= {k.replace("norm_0", "norm_s"): v for k, v in shared.items() if k.startswith(f"body.{i}.")}
-    return state
-
-
-def test_official_state_dicts_round_trip(generator: DPGenerator, discriminator: DPDiscriminator) -> None:
-    for model, load in (
-        (generator, load_official_generator),
-        (discriminator, load_official_discriminator),
-    ):
-        loaded = load(official(model)).state_dict()
-        assert all(torch.equal(v, loaded[k]) for k, v in model.state_dict().items())
-
-
-def test_official_state_dict_that_does_not_fit(generator: DPGenerator) -> None:
-    state = official(generator)
-    state["body.1.conv_0.bias"] = torch.zeros(3)
-    state["extra"] = state.pop("fc.bias")
-    with pytest.raises(UserError) as error:
-        load_official_generator(state)
-    message = str(error.value)
-    assert "missing key 'fc.bias'" in message
-    assert "unexpected key 'extra'" in message
-    assert "'body.1.conv_0.bias' has shape (3,), expected (16,)" in message
-    with pytest.raises(UserError, match=r"conv_img\.weight"):
-        load_official_generator({})
-    state = official(generator)
-    state["body.2.norm_s.first_norm.running_mean"] = state["body.2.norm_0.first_norm.running_mean"] + 1
-    with pytest.raises(UserError, match="norm_0"):
-        load_official_generator(state)
-
-
-def test_perceptual_loss() -> None:
-    _, _, real = inputs()
-    loss = PerceptualLoss().train()
-    loss.calibrate(real)
-    before = {k: v.clone() for k, v in loss.state_dict().items()}
-    for feature in loss.features(real):
-        assert feature.std(dim=(0, 2, 3)).median().item() == pytest.approx(1.0, rel=1e-3)
-    fake = real.flip(3).requires_grad_()
-    assert loss(real, real).item() == 0
-    loss(fake, real).backward()
-    assert fake.grad is not None
-    assert fake.grad.abs().sum() > 0
-    assert not any(p.requires_grad for p in loss.parameters())
-    assert all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
 
 
 def test_spectral_norm_can_be_left_out() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from dpgan.config import quiet_environment
 from dpgan.labels import Card, ClassInfo, Layout
-from dpgan.models.generators import DPGenerator
+from dpgan.models.generators import build_generator
 from dpgan.registry.packaging import Package, generator_config, load_files, register, using
 from dpgan.registry.tracking import open_run, tracking_uri
 
@@ -36,13 +36,16 @@ CARD = Card(
 )
 
 
-def tiny_package(seed: int = 0) -> Package:
-    torch.manual_seed(seed)
-    generator = DPGenerator(num_classes=3, noise_channels=4, width=2)
+DP = {"kind": "dp", "num_classes": 3, "noise_channels": 4, "width": 2}
+SPADE = {"kind": "spade", "num_classes": 3, "width": 2, "pyramid_width": 4}
+
+
+def tiny_package(arguments: dict[str, Any]) -> Package:
+    torch.manual_seed(0)
+    generator = build_generator(**arguments)
     with torch.no_grad():  # the initial weights are so small that every photo is grey
-        generator.to_rgb.weight.mul_(1000)
-    shape = {"num_classes": 3, "noise_channels": 4, "width": 2}
-    return Package(generator.state_dict(), generator_config(CARD, shape, "data-hash"))
+        generator.get_parameter("to_rgb.weight").mul_(20_000)
+    return Package(generator.state_dict(), generator_config(CARD, arguments, "data-hash"))
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +62,9 @@ def uri(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         quiet_environment()
         uri = tracking_uri(root)
         run = open_run(root, "x", "run", {}, {})
-        assert register(uri, "dpgan-x", run, tiny_package()) == 1
-        assert register(uri, "dpgan-x", run, tiny_package()) == 1  # the same content: the same version
-        assert register(uri, "dpgan-x", run, tiny_package(seed=1)) == 2
+        assert register(uri, "dpgan-x", run, tiny_package(DP)) == 1
+        assert register(uri, "dpgan-x", run, tiny_package(DP)) == 1  # the same content: the same version
+        assert register(uri, "dpgan-x", run, tiny_package(SPADE)) == 2
         assert "MLFLOW_TRACKING_URI" not in os.environ  # MLflow's global state is put back
         assert list(elsewhere.iterdir()) == []  # nor is anything left in the current folder
         mlflow.MlflowClient(uri).set_registered_model_alias("dpgan-x", "champion", "1")
@@ -85,7 +88,9 @@ def test_the_package_holds_code_weights_and_config_but_no_pickle(uri: str, tmp_p
         mlflow.artifacts.download_artifacts("models:/dpgan-x/1", dst_path=str(tmp_path))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not {path.suffix for path in files} & {".pkl", ".pickle", ".pth", ".pt", ".bin"}
-    assert {"generator.safetensors", "config.json", "serving.py", "generators.py"} <= {p.name for p in files}
+    assert {"generator.safetensors", "config.json", "serving.py", "layers.py", "dp.py", "baselines.py"} <= {
+        p.name for p in files
+    }
     config = json.loads(next(p for p in files if p.name == "config.json").read_text())
     assert config["id_table"][7] == 0
     assert config["id_table"][2] == 1
@@ -93,8 +98,8 @@ def test_the_package_holds_code_weights_and_config_but_no_pickle(uri: str, tmp_p
 
 
 def test_loaded_files_are_those_that_were_registered(uri: str) -> None:
-    assert load_files(uri, "dpgan-x", 1).digest == tiny_package().digest
-    assert load_files(uri, "dpgan-x", 2).digest == tiny_package(seed=1).digest
+    assert load_files(uri, "dpgan-x", 1).digest == tiny_package(DP).digest
+    assert load_files(uri, "dpgan-x", 2).digest == tiny_package(SPADE).digest
 
 
 def test_a_batch_paints_what_single_maps_paint_at_their_own_size(model: Any, labels: np.ndarray) -> None:
@@ -114,14 +119,19 @@ def test_the_seed_alone_decides_the_noise(model: Any, labels: np.ndarray) -> Non
     np.testing.assert_array_equal(model.predict(labels[0]), model.predict(labels[0], params={"seed": 0}))
 
 
-def test_photos_are_what_the_generator_paints(model: Any, labels: np.ndarray) -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_photos_are_what_the_generator_paints(uri: str, labels: np.ndarray, number: int, tmp_path: Path) -> None:
     indices = np.select([labels == 7, labels == 2], [0, 1], 2)[:1, :32, :32]
-    generator = DPGenerator(num_classes=3, noise_channels=4, width=2)
-    generator.load_state_dict(tiny_package().weights)
-    noise = torch.randn(1, 4, generator=torch.Generator().manual_seed(5))
+    arguments = (DP, SPADE)[number - 1]
+    generator = build_generator(**arguments)
+    generator.load_state_dict(dict(tiny_package(arguments).weights))
+    noise = torch.randn(1, generator.noise_channels, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         painted = generator.eval()(torch.from_numpy(indices), noise)[0].permute(1, 2, 0).numpy()
+    with using(uri):
+        model = mlflow.pyfunc.load_model(f"models:/dpgan-x/{number}", dst_path=str(tmp_path))
     photo = model.predict(labels[0, :32, :32], params={"seed": 5})
+    assert photo.std() > 1
     np.testing.assert_allclose(photo, (painted + 1) * 127.5, atol=0.51)
 
 
@@ -177,6 +187,8 @@ labels = numpy.full((33, 40), 7, numpy.uint8)
 one, again, other = (model.predict(labels, params={"seed": seed}) for seed in (1, 1, 2))
 assert one.shape == (33, 40, 3) and one.dtype == numpy.uint8
 assert (one == again).all() and (one != other).any()
+from dpgan_generator.generators import GENERATORS, build_generator
+assert [build_generator(kind, num_classes=3, width=2).num_classes for kind in GENERATORS] == [3, 3, 3]
 """
 
 

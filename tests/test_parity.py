@@ -13,9 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dpgan import losses
-from dpgan.models.discriminators import DiscriminatorOutput, DPDiscriminator
+from dpgan.config import TrainSettings
+from dpgan.models.discriminators import DPDiscriminator
+from dpgan.models.files import import_network
 from dpgan.models.generators import DPGenerator
-from dpgan.models.official import load_official_discriminator, load_official_generator, official_views
+from dpgan.models.official import official_views
+from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 
 FOLDER = Path(os.environ.get("DPGAN_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no parity vectors in {FOLDER} (DPGAN_PARITY)")
@@ -38,12 +41,12 @@ def scalars() -> dict[str, Any]:
 
 @pytest.fixture
 def generator() -> DPGenerator:
-    return load_official_generator(load_file(FOLDER / "generator.safetensors")).eval()
+    return import_network(FOLDER / "generator.safetensors").module.eval()
 
 
 @pytest.fixture
 def discriminator() -> DPDiscriminator:
-    return load_official_discriminator(load_file(FOLDER / "discriminator_narrow.safetensors")).eval()
+    return import_network(FOLDER / "discriminator_narrow.safetensors").module.eval()
 
 
 def assert_close(ours: Tensor, official: Tensor, tolerance: float = 1e-5) -> None:
@@ -54,14 +57,6 @@ def assert_close(ours: Tensor, official: Tensor, tolerance: float = 1e-5) -> Non
 
 def weights(tensors: dict[str, Tensor]) -> Tensor:
     return losses.class_weights(losses.class_counts(tensors["label"], 12), VOID)
-
-
-def generator_loss(tensors: dict[str, Tensor], fake: DiscriminatorOutput, real: DiscriminatorOutput) -> Tensor:
-    return (
-        losses.segmentation_loss(fake.logits, tensors["label"], weights(tensors))
-        + losses.patch_loss_generator(fake.patches)
-        + losses.feature_matching_loss(fake.features, real.features, "sum")
-    )
 
 
 def test_generator_eval(generator: DPGenerator, tensors: dict[str, Tensor]) -> None:
@@ -101,7 +96,7 @@ def test_one_training_forward(
     ours = {f"G.{k}": v for k, v in official_views(generator.state_dict()).items()}
     ours |= {f"D.{k}": v for k, v in official_views(discriminator.state_dict()).items()}
     for key, official in buffers.items():
-        if key.endswith("num_batches_tracked"):  # the official inner norm does not count
+        if key.endswith("first_norm.num_batches_tracked"):  # the official inner norm does not count
             continue
         assert_close(ours[key.replace("norm_s", "norm_0")], official, 2e-5)
 
@@ -127,6 +122,9 @@ def test_losses(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
     }
     for name, value in ours.items():
         assert value.item() == pytest.approx(scalars[name], rel=1e-5), name
+    for i, (f, r) in enumerate(zip(features("fake"), features("real"), strict=True)):
+        ours_i = losses.feature_matching_loss([f], [r], "mean").item()
+        assert ours_i == pytest.approx(scalars[f"fm_layer{i}"], rel=1e-5)
     hinge = losses.patch_loss_discriminator(heads("real"), heads("fake")).item()
     assert hinge == pytest.approx(scalars["hinge_D_real"] + scalars["hinge_D_fake"], rel=1e-5)
 
@@ -148,47 +146,65 @@ def test_labelmix(discriminator: DPDiscriminator, tensors: dict[str, Tensor], sc
     assert output.patches == []
 
 
-def assert_gradients(model: nn.Module, prefix: str, total: float, tolerance: float) -> None:
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    ours = official_views(gradients)
-    expected = load_file(FOLDER / "grads.safetensors")
-    checked = 0
-    for key, official in expected.items():
-        name, _, parameter = key.partition("/")
-        if name == prefix:
-            assert_close(ours[parameter], official, tolerance)
-            checked += 1
-    assert checked > 50
-    norm = torch.stack([g.norm() for g in ours.values()]).norm().item()
-    assert norm == pytest.approx(total, rel=1e-5)
+# What was differentiated, by its name in scalars.json -> the settings that train it.
+OFFICIAL = {"preset": "test", "images": 2, "batch": 2, "feature_matching": "sum"}
+NONE = {"pixel": 0.0, "patch": 0.0, "feature": 0.0, "labelmix": 0.0}
+GENERATOR_TOTALS: dict[str, dict[str, Any]] = {
+    "G_total_fixed(pixel+hinge_G+fm_sum)": {},
+    "G_total_released(pixel+fm_sum)": {"patch_gradient": "released"},
+    "G_pixel": {"losses": {**NONE, "pixel": 1}},
+    "G_hinge": {"losses": {**NONE, "patch": 1}},
+    "G_fm_sum": {"losses": {**NONE, "feature": 1}},
+}
+DISCRIMINATOR_TOTALS: dict[str, dict[str, Any]] = {
+    "D_total_fixed": {},
+    "D_total_released": {"patch_gradient": "released"},
+    "D_labelmix_x5": {"losses": {**NONE, "labelmix": 5}},
+}
 
 
+def assert_gradients(model: nn.Module, name: str, scalars: dict[str, Any], tolerance: float) -> None:
+    """Every gradient's norm, and where the official gradient itself is there, every element of it."""
+    ours = official_views({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    official = scalars["grad"][name]
+    assert torch.stack([g.norm() for g in ours.values()]).norm().item() == pytest.approx(official["total"], rel=1e-5)
+    norms = {key: norm for key, norm in official["per_tensor"].items() if norm is not None}
+    assert ours.keys() == norms.keys()  # what gets no gradient there gets none here
+    for key, norm in norms.items():
+        assert ours[key].norm().item() == pytest.approx(norm, rel=tolerance, abs=1e-6 * official["total"]), key
+    stored = name.partition("(")[0]
+    for key, gradient in load_file(FOLDER / "grads.safetensors").items():
+        if key.startswith(f"{stored}/"):
+            assert_close(ours[key.partition("/")[2]], gradient, tolerance)
+
+
+@pytest.mark.parametrize("name", GENERATOR_TOTALS)
 def test_generator_gradients(
-    generator: DPGenerator, discriminator: DPDiscriminator, tensors: dict[str, Tensor], scalars: dict[str, Any]
+    generator: DPGenerator,
+    discriminator: DPDiscriminator,
+    tensors: dict[str, Tensor],
+    scalars: dict[str, Any],
+    name: str,
 ) -> None:
-    fake = generator(tensors["label"], tensors["z"])
+    s = TrainSettings.model_validate({**OFFICIAL, **GENERATOR_TOTALS[name]})
+    loss = GeneratorLoss(generator, discriminator.requires_grad_(False), None, s)
+    total, _, fake = loss(tensors["image_real"], tensors["label"], tensors["z"], weights(tensors))
     fake.retain_grad()
-    with torch.no_grad():
-        real = discriminator(tensors["image_real"])
-    generator_loss(tensors, discriminator(fake), real).backward()
-    assert fake.grad is not None
-    assert_close(fake.grad, tensors["grad_G_total_wrt_fake"], 1e-4)
-    total = scalars["grad"]["G_total_fixed(pixel+hinge_G+fm_sum)"]["total"]
+    total.backward()
+    if "fixed" in name:
+        assert_close(fake.grad, tensors["grad_G_total_wrt_fake"], 1e-4)
     # Against fp64, the official fp32 gradients are off by 6e-4, and so are ours: sums that nearly cancel.
-    assert_gradients(generator, "G_total_fixed", total, tolerance=1e-3)
+    assert_gradients(generator, name, scalars, tolerance=1e-3)
 
 
+@pytest.mark.parametrize("name", DISCRIMINATOR_TOTALS)
 def test_discriminator_gradients(
-    discriminator: DPDiscriminator, tensors: dict[str, Tensor], scalars: dict[str, Any]
+    name: str, discriminator: DPDiscriminator, tensors: dict[str, Tensor], scalars: dict[str, Any]
 ) -> None:
-    fake, real = discriminator(tensors["g_out_eval"]), discriminator(tensors["image_real"])
-    mask = tensors["labelmix_mask"].bool().unsqueeze(1)
-    mixed = discriminator(tensors["labelmix_image"], heads=False)
-    loss = (
-        losses.segmentation_loss(real.logits, tensors["label"], weights(tensors))
-        + losses.fake_loss(fake.logits)
-        + losses.patch_loss_discriminator(real.patches, fake.patches)
-        + 5 * losses.labelmix_loss(mixed.logits, real.logits, fake.logits, mask)
+    s = TrainSettings.model_validate({**OFFICIAL, **DISCRIMINATOR_TOTALS[name]})
+    table = torch.tensor(scalars["labelmix_lut"]).bool()
+    total, _ = DiscriminatorLoss(discriminator, s)(
+        tensors["image_real"], tensors["g_out_eval"], tensors["label"], weights(tensors), table
     )
-    loss.backward()
-    assert_gradients(discriminator, "D_total_fixed", scalars["grad"]["D_total_fixed"]["total"], tolerance=1e-4)
+    total.backward()
+    assert_gradients(discriminator, name, scalars, tolerance=1e-4)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dpgan.config import LossWeights, TrainSettings
-from dpgan.models.discriminators import DPDiscriminator
-from dpgan.models.generators import DPGenerator
+from dpgan.models.discriminators import build_discriminator
+from dpgan.models.generators import build_generator
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
 from dpgan.training.strategy import DDPEngine
@@ -30,14 +30,14 @@ def settings(**changes: Any) -> TrainSettings:
 
 def make_step(s: TrainSettings) -> TrainingStep:
     torch.manual_seed(0)
-    generator = DPGenerator(**s.generator(CLASSES))
-    discriminator = DPDiscriminator(CLASSES, s.discriminator_width, s.discriminator_spectral_norm)
+    generator = build_generator(**s.generator_arguments(CLASSES))
+    discriminator = build_discriminator(**s.discriminator_arguments(CLASSES))
     average = copy.deepcopy(generator).requires_grad_(False)
     adam = partial(torch.optim.Adam, betas=(0.0, 0.999))
-    generator_loss = GeneratorLoss(generator, discriminator, None, s.losses, s.feature_matching)
+    generator_loss = GeneratorLoss(generator, discriminator, None, s)
     return TrainingStep(
         DDPEngine(generator_loss, adam(generator.parameters()), CPU),
-        DDPEngine(DiscriminatorLoss(discriminator, s.losses), adam(discriminator.parameters()), CPU),
+        DDPEngine(DiscriminatorLoss(discriminator, s), adam(discriminator.parameters()), CPU),
         generator,
         discriminator,
         average,

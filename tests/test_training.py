@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from tiny_job import CPU, SETTINGS, job
 
 from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
+from dpgan.training.guard import NonFiniteError
 from dpgan.training.launch import launch, resources
-from dpgan.training.loop import train
+from dpgan.training.loop import PATIENCE, train
+from dpgan.training.step import TrainingStep
 
 
 @dataclass
@@ -96,17 +98,60 @@ def test_a_killed_worker_restarts_from_the_checkpoint(tiny: Path, tmp_path: Path
         close(calm, killed, name, tolerance=0)
 
 
-def test_a_stopped_run_goes_on_where_it_was(tiny: Path, alone: Path, tmp_path: Path) -> None:
-    class Stop(Records):
+@pytest.mark.parametrize("at", [4, 16])
+def test_a_broken_off_run_goes_on_where_it_was(tiny: Path, alone: Path, tmp_path: Path, at: int) -> None:
+    """Broken off before the first checkpoint too: then it starts anew, and comes to the same."""
+
+    class Break(Records):
         def metrics(self, values: Mapping[str, float], step: int) -> None:
             super().metrics(values, step)
-            if step == 16:
+            if step == at:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(job(tiny, tmp_path, workers=1), CPU, Stop(tmp_path / "log"), lambda *_: None)
+        train(job(tiny, tmp_path, workers=1), CPU, Break(tmp_path / "log"), lambda *_: None)
     train(job(tiny, tmp_path, workers=1), CPU, Records(tmp_path / "log"), lambda *_: None)
     close(alone, tmp_path, "last", tolerance=0)
+    close(alone, tmp_path, "best", tolerance=0)
+    assert json.loads((tmp_path / "result.json").read_text())["restarts"] == 1
+
+
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint(tiny: Path, alone: Path, tmp_path: Path) -> None:
+    asked = iter([False, False, True])  # after the third step, where no checkpoint is due
+    stopped = job(tiny, tmp_path, workers=1)
+    stopped = replace(stopped, run=stopped.run.model_copy(update={"checkpoint_images": 1000}))
+    train(stopped, CPU, Records(tmp_path / "log"), lambda *_: None, stop=lambda: next(asked))
+    assert not (tmp_path / "result.json").exists()
+    found = stopped.checkpoints().newest()
+    assert found is not None
+    assert found.images == 12
+    train(stopped, CPU, Records(tmp_path / "log"), lambda *_: None)
+    close(alone, tmp_path, "last", tolerance=0)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_goes_on_with_another_number_of_workers(tiny: Path, alone: Path, tmp_path: Path) -> None:
+    asked = iter([False, False, True])
+    train(job(tiny, tmp_path, workers=1), CPU, Records(tmp_path / "log"), lambda *_: None, stop=lambda: next(asked))
+    launch(job(tiny, tmp_path, workers=2), Records(tmp_path / "log"), lambda *_: None)
+    close(alone, tmp_path, "last", tolerance=2e-3)
+    logged = [row for row in Records(tmp_path / "log").read() if "loss/G_total" in row]
+    expected = [row for row in Records(alone / "log").read() if "loss/G_total" in row]
+    assert [row["step"] for row in logged] == [4, 8, 12, 16, 20, 24]
+    for ours, whole in zip(logged, expected, strict=True):
+        assert ours["loss/D_total"] == pytest.approx(whole["loss/D_total"], rel=2e-3)
+
+
+def test_a_changed_setting_is_refused_and_can_be_forked(tiny: Path, tmp_path: Path) -> None:
+    asked = iter([False, True])
+    first = job(tiny, tmp_path, workers=1)
+    train(first, CPU, Records(tmp_path / "log"), lambda *_: None, stop=lambda: next(asked))
+    with pytest.raises(UserError, match=r"settings\.ema: 0\.9999 -> 0\.5"):
+        train(job(tiny, tmp_path, workers=1, ema=0.5), CPU, Records(tmp_path / "log"), lambda *_: None)
+    forked = replace(job(tiny, tmp_path / "fork", workers=1, ema=0.5), fork=tmp_path)
+    log = Records(tmp_path / "fork" / "log")
+    train(forked, CPU, log, lambda *_: None)
+    assert [row["step"] for row in log.read() if "loss/G_total" in row] == [12, 16, 20, 24]
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -165,7 +210,52 @@ def test_the_papers_batch_of_five_fits_two_workers() -> None:
 def test_any_loss_can_be_left_out_or_added(tiny: Path, tmp_path: Path, losses: dict[str, float]) -> None:
     log = Records(tmp_path / "log")
     train(job(tiny, tmp_path, workers=1, images=4, losses=losses), CPU, log, lambda *_: None)
-    row = log.read()[0]
+    row = next(row for row in log.read() if "loss/G_total" in row)
     for name, weight in losses.items():
         assert (f"loss/G_{name}" in row or f"loss/D_{name}" in row) == bool(weight)
     assert np.isfinite(row["loss/G_total"])
+
+
+def poison(at: int, times: int) -> Callable[..., Any]:
+    """`TrainingStep.__call__` that puts a NaN into a weight ahead of its `at`-th call, `times` times."""
+    original, calls, left = TrainingStep.__call__, [0], [times]
+
+    def step(self: TrainingStep, *arguments: Any, **keywords: Any) -> Any:
+        calls[0] += 1
+        if calls[0] >= at and left[0]:
+            left[0] -= 1
+            calls[0] = 0
+            with torch.no_grad():
+                next(self.generator.parameters()).mul_(float("nan"))
+        return original(self, *arguments, **keywords)
+
+    return step
+
+
+def test_a_passing_fault_is_mended_by_going_back_once(
+    tiny: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A NaN in a weight: the steps behind it train nothing, and the weights of the checkpoint mend it."""
+    monkeypatch.setattr(TrainingStep, "__call__", poison(at=3, times=1))
+    log = Records(tmp_path / "log")
+    train(job(tiny, tmp_path, workers=1, images=24), CPU, log, lambda *_: None)
+    close(alone, tmp_path, "last", tolerance=0)
+    assert max(row.get("throughput/skipped_steps", 0) for row in log.read()) == PATIENCE + 1
+    assert all(np.isfinite(value) for row in log.read() for value in row.values())
+
+
+def test_training_that_is_not_finite_again_fails_with_its_samples(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingStep, "__call__", poison(at=2, times=100))
+    with pytest.raises(NonFiniteError, match=r"samples of that step: train/\S+, train/\S+, train/\S+, train/\S+\."):
+        train(job(tiny, tmp_path, workers=1, images=48), CPU, Records(tmp_path / "log"), lambda *_: None)
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_agree_that_it_fails_and_no_restart_is_tried(tiny: Path, tmp_path: Path) -> None:
+    doomed = job(tiny, tmp_path, workers=2, images=48, lr_generator=1e30)
+    with pytest.raises(UserError, match="The samples of that step"):
+        launch(doomed, Records(tmp_path / "log"), lambda *_: None)
+    assert len((tmp_path / "starts").read_text().splitlines()) == 1

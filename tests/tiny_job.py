@@ -20,4 +20,5 @@ def job(tiny: Path, folder: Path, workers: int, **changes: Any) -> Job:
     folder.mkdir(exist_ok=True)
     run = RunSettings(workers=workers, checkpoint_images=4, log_images=4, device="cpu")
     settings = TrainSettings.model_validate({**SETTINGS, **changes})
-    return Job(tiny_card(), settings, run, seed=3, prepared=tiny, folder=folder, facts={"identity": "test"})
+    trains = {"settings": settings.model_dump(mode="json"), "seed": 3}
+    return Job(tiny_card(), settings, run, 3, trains, prepared=tiny, folder=folder, facts={"identity": "test"})

@@ -25,7 +25,7 @@ from dpgan.evaluation.fid import fid, kid
 from dpgan.evaluation.report import contact_sheet
 from dpgan.evaluation.segmentation import Judge, confusion, iou
 from dpgan.labels import Card
-from dpgan.models.generators import DPGenerator
+from dpgan.models.generators import Generator
 
 Report = Callable[[int, int], None]
 Scores = dict[str, float]
@@ -98,7 +98,7 @@ class Evaluator:
         return label_batches(self.val, self.settings.batch)
 
     @torch.no_grad()
-    def fakes(self, generator: DPGenerator, labels: Tensor, chosen: range) -> Tensor:
+    def fakes(self, generator: Generator, labels: Tensor, chosen: range) -> Tensor:
         """Float [b, 3, H, W] in [-1, 1]: the images for label maps [b, H, W] with the numbers `chosen`.
 
         The noise of image i depends on the noise seed and i alone.
@@ -106,7 +106,7 @@ class Evaluator:
         noise = torch.from_numpy(order.noise_at(self.settings.noise_seed, chosen, generator.noise_channels))
         return generator(labels.to(self.device), noise.to(self.device)).float().cpu()
 
-    def generator(self, generator: DPGenerator, report: Report) -> Scores:
+    def generator(self, generator: Generator, report: Report) -> Scores:
         """The generator's images, one noise a label map."""
 
         def images() -> Iterator[Tensor]:
@@ -119,7 +119,7 @@ class Evaluator:
 
         return self._score(images(), self._labels())
 
-    def contact_sheet(self, generator: DPGenerator, path: Path, rows: int = 8) -> None:
+    def contact_sheet(self, generator: Generator, path: Path, rows: int = 8) -> None:
         """PNG of label map | real photo | generated, for label maps spread evenly over the validation split."""
         chosen = np.linspace(0, len(self.val.ids) - 1, min(rows, len(self.val.ids))).round().astype(int)
         labels = np.stack([self.val.labels[i] for i in chosen])
@@ -149,7 +149,7 @@ class Evaluator:
         return {**self._distances(extract(self.extractor, some)), **judged}
 
 
-def all_finite(generator: DPGenerator) -> bool:
+def all_finite(generator: Generator) -> bool:
     """Whether every weight and buffer is a finite number."""
     return all(bool(torch.isfinite(value).all()) for value in generator.state_dict().values())
 
@@ -163,5 +163,5 @@ def protocol(
         "features_sha256": extractor.digest,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings.model_dump(),
+        **settings.model_dump(exclude={"inception_weights", "batch"}),
     }

@@ -79,6 +79,15 @@ def lite0(device: torch.device | str = "cpu") -> Lite0:
     return Lite0(device)
 
 
+def chosen(inception_weights: str | None, device: torch.device) -> FeatureExtractor:
+    """The extractor of FID and KID: Inception where its weights are given, Lite0 otherwise."""
+    if inception_weights is None:
+        return lite0(device)
+    from dpgan.evaluation.inception import Inception
+
+    return Inception(Path(inception_weights), device)
+
+
 def extract(extractor: FeatureExtractor, batches: Iterable[Tensor]) -> np.ndarray:
     """Features of every image of every batch, in order: float64 [N, dimension]."""
     return np.concatenate([extractor(images).numpy() for images in batches])

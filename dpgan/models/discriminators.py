@@ -1,8 +1,9 @@
-"""The scale-enhancement discriminator (section 3.2, table 7): a U-Net that labels pixels, with patch heads."""
+"""The discriminators, by name: DP-GAN's (section 3.2, table 7), OASIS's, which is it without heads, and SPADE's."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +11,39 @@ from torch import Tensor, nn
 
 from dpgan.models.layers import BatchNorm, initialise, spectral_norm
 
+# Where in a discriminator the patch loss or feature matching is applied (table 4).
+Part = Literal["none", "encoder", "decoder", "both"]
+
 
 class DiscriminatorOutput(NamedTuple):
     """What the losses need of one forward pass."""
 
-    logits: Tensor  # [B, C+1, H, W]: channel 0 = fake, channel c+1 = class c
-    patches: list[Tensor]  # patch scores [B, 1, h, w] after down blocks 4 and 6; empty without heads
-    features: list[Tensor]  # outputs of up blocks 2..6, [B, c, H/2^k, W/2^k], k = 4..0
+    logits: Tensor  # [B, C+1, H, W]: channel 0 = fake, channel c+1 = class c; empty where pixels are not labelled
+    patches: list[Tensor]  # patch scores [B, 1, h, w], one a head; empty without heads
+    features: list[Tensor]  # the feature maps that are matched, [B, c, h, w]
+
+
+class Discriminator(nn.Module):
+    """Image and its labels -> DiscriminatorOutput: what every discriminator here is to the rest of the package.
+
+    Called with images, float [B, 3, H, W] in [-1, 1], H and W multiples of 32, and labels [B, H, W] (class indices,
+    uint8 or int64); `heads=False` leaves the patch scores out.
+    """
+
+    heads: nn.ModuleList  # what makes the patch scores
+    scales = 1  # networks that the features come from
 
 
 def convolution(in_channels: int, out_channels: int, kernel_size: int, normalised: bool) -> nn.Conv2d:
     """A convolution that keeps the size, spectral-normalised if asked for."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     return spectral_norm(conv) if normalised else conv
+
+
+def keep_signal(*parts: nn.Module) -> None:
+    """Draw convolutions at gain 1: spectral norm makes the scale irrelevant; without it, 0.02 leaves no signal."""
+    for conv in (m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)):
+        nn.init.xavier_normal_(conv.weight)
 
 
 class ResBlock(nn.Module):
@@ -74,25 +95,37 @@ class PatchHead(nn.Sequential):
         )
 
 
-class DPDiscriminator(nn.Module):
-    """Image -> class or 'fake' of every pixel. At width 64 and 35 classes: 22.92 M parameters."""
+class DPDiscriminator(Discriminator):
+    """Image -> class or 'fake' of every pixel; the labels are not looked at.
 
-    def __init__(self, num_classes: int, width: int = 64, spectral_norm: bool = True) -> None:
+    At width 64 and 35 classes: 22.92 M parameters, without heads (OASIS's discriminator) 22.25 M.
+    `patch_at`: patch heads after down blocks 4 and 6 (encoder, as in the paper), or on the decoder's maps of the same
+    channels, up blocks 2 and 1. `feature_at`: the features are the outputs of blocks 2..6 of either half.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: int = 64,
+        spectral_norm: bool = True,
+        patch_at: Part = "encoder",
+        feature_at: Part = "decoder",
+    ) -> None:
         super().__init__()
+        self.patch_at, self.feature_at = patch_at, feature_at
         down = [3, *(width * m for m in (2, 2, 4, 4, 8, 8))]
         up = [width * m for m in (8, 4, 4, 2, 2, 1)]
         self.down = nn.ModuleList(DownBlock(down[i], down[i + 1], spectral_norm, first=i == 0) for i in range(6))
         up_inputs = [down[6], *(u + d for u, d in zip(up, reversed(down[1:6]), strict=False))]
         self.up = nn.ModuleList(UpBlock(i, o, spectral_norm) for i, o in zip(up_inputs, up, strict=True))
         self.to_logits = nn.Conv2d(width, num_classes + 1, 1)
-        self.heads = nn.ModuleList([PatchHead(down[4], width), PatchHead(down[6], width)])
+        halves = 2 if patch_at == "both" else int(patch_at != "none")
+        self.heads = nn.ModuleList(PatchHead(channels, width) for channels in [down[4], down[6]] * halves)
         self.apply(initialise)
-        if not spectral_norm:  # which makes the scale irrelevant; without it, gain 0.02 leaves no signal to learn from
-            for conv in (m for m in [*self.down.modules(), *self.up.modules()] if isinstance(m, nn.Conv2d)):
-                nn.init.xavier_normal_(conv.weight)
+        if not spectral_norm:
+            keep_signal(self.down, self.up)
 
-    def forward(self, images: Tensor, heads: bool = True) -> DiscriminatorOutput:
-        """images: float [B, 3, H, W] in [-1, 1]; H and W are multiples of 32. `heads=False` leaves the patches out."""
+    def forward(self, images: Tensor, labels: Tensor | None = None, heads: bool = True) -> DiscriminatorOutput:
         encoded = []
         x = images
         for block in self.down:
@@ -101,10 +134,70 @@ class DPDiscriminator(nn.Module):
             x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else x
             x = block(x)
             encoded.append(x)
-        patches = [self.heads[0](encoded[3]), self.heads[1](encoded[5])] if heads else []
 
         decoded = [self.up[0](encoded[5])]
         for block, skip in zip(self.up[1:], reversed(encoded[:5]), strict=True):
             cropped = decoded[-1][:, :, : skip.shape[2], : skip.shape[3]]
             decoded.append(block(torch.cat([skip, cropped], dim=1)))
-        return DiscriminatorOutput(self.to_logits(decoded[-1]), patches, decoded[1:])
+
+        scored = choose(self.patch_at, [encoded[3], encoded[5]], [decoded[1], decoded[0]])
+        patches = [head(x) for head, x in zip(self.heads, scored, strict=True)] if heads else []
+        features = choose(self.feature_at, encoded[1:], decoded[1:])
+        return DiscriminatorOutput(self.to_logits(decoded[-1]), patches, features)
+
+
+def choose(part: Part, encoder: list[Tensor], decoder: list[Tensor]) -> list[Tensor]:
+    """The maps of the halves that `part` names, the encoder's first."""
+    return encoder * (part in ("encoder", "both")) + decoder * (part in ("decoder", "both"))
+
+
+class PatchDiscriminator(Discriminator):
+    """SPADE's: images and one-hot labels -> patch scores, at full and at half size (Park et al., figure 14).
+
+    Two equal networks of five 4x4 convolutions, InstanceNorm and spectral norm in the inner three. The outputs of all
+    but the last convolution are the features that are matched.
+    """
+
+    scales = 2
+
+    def __init__(self, num_classes: int, width: int = 64, spectral_norm: bool = True) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        channels = [width * m for m in (1, 2, 4, 8)]
+        networks = (self._network(3 + num_classes, channels, spectral_norm) for _ in range(self.scales))
+        self.networks = nn.ModuleList(networks)
+        self.heads = nn.ModuleList(nn.Conv2d(channels[-1], 1, 4, padding=2) for _ in range(self.scales))
+        self.apply(initialise)
+        if not spectral_norm:
+            keep_signal(self.networks)
+
+    @staticmethod
+    def _network(inputs: int, channels: list[int], normalised: bool) -> nn.ModuleList:
+        first = nn.Conv2d(inputs, channels[0], 4, stride=2, padding=2)
+        blocks = [nn.Sequential(first, nn.LeakyReLU(0.2))]
+        for stride, (i, o) in zip((2, 2, 1), pairwise(channels), strict=True):
+            conv = nn.Conv2d(i, o, 4, stride=stride, padding=2)
+            conv = spectral_norm(conv) if normalised else conv
+            blocks.append(nn.Sequential(conv, nn.InstanceNorm2d(o), nn.LeakyReLU(0.2)))
+        return nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor, labels: Tensor, heads: bool = True) -> DiscriminatorOutput:
+        one_hot = F.one_hot(labels.long(), self.num_classes).movedim(-1, 1)
+        scaled = torch.cat([one_hot.to(images.dtype), images], dim=1)
+        patches, features = [], []
+        for network, head in zip(self.networks, self.heads, strict=True):
+            x = scaled
+            for block in network.children():
+                x = block(x)
+                features.append(x)
+            if heads:
+                patches.append(head(x))
+            scaled = F.avg_pool2d(scaled, 3, stride=2, padding=1, count_include_pad=False)
+        return DiscriminatorOutput(images.new_empty(0), patches, features)
+
+
+def build_discriminator(kind: str, patch_at: Part, feature_at: Part, **arguments: Any) -> Discriminator:
+    """The discriminator of a name. SPADE's has its patch scores and features where it has them."""
+    if kind == "patch":
+        return PatchDiscriminator(**arguments)
+    return DPDiscriminator(patch_at=patch_at, feature_at=feature_at, **arguments)

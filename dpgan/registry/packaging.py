@@ -56,7 +56,7 @@ class Package:
         return json.dumps(self.config, sort_keys=True, indent=1).encode()
 
 
-def generator_config(card: Card, generator: Mapping[str, int], data_hash: str) -> dict[str, Any]:
+def generator_config(card: Card, generator: Mapping[str, Any], data_hash: str) -> dict[str, Any]:
     """What the packaged generator must know: its arguments, and the dataset's ids, names and colours."""
     return {
         "generator": dict(generator),
@@ -121,13 +121,13 @@ def package(uri: str, run_id: str, content: Package) -> str:
 
 
 def _generator_code(folder: Path) -> Path:
-    """The generator's code as the package `dpgan_generator`, copied from dpgan/models."""
+    """The generators' code as the package `dpgan_generator`, copied from dpgan/models."""
     code = folder / "dpgan_generator"
     code.mkdir()
     (code / "__init__.py").touch()
     source = Path(dpgan.models.__path__[0])
-    for module in ("layers.py", "generators.py"):
-        shutil.copy(source / module, code / module)
+    shutil.copy(source / "layers.py", code)
+    shutil.copytree(source / "generators", code / "generators", ignore=shutil.ignore_patterns("__pycache__"))
     return code
 
 

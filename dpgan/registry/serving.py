@@ -23,12 +23,12 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Builds the generator of config.json with the weights of generator.safetensors."""
-        from dpgan_generator.generators import DPGenerator  # type: ignore[import-not-found]
+        from dpgan_generator.generators import build_generator  # type: ignore[import-not-found]
 
         self.config = json.loads(Path(context.artifacts["config"]).read_text())
         self.id_table = np.array(self.config["id_table"], dtype=np.int16)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.generator = DPGenerator(**self.config["generator"])
+        self.generator = build_generator(**self.config["generator"])
         self.generator.load_state_dict(load_file(context.artifacts["generator"]))
         self.generator.to(self.device).eval()
 

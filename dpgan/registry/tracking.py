@@ -56,6 +56,15 @@ def need_server(uri: str) -> None:
         )
 
 
+def open_store(root: Path) -> str:
+    """The tracking store's URI, where it can be used now; UserError where the server does not answer."""
+    uri = tracking_uri(root)
+    need_server(uri)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return uri
+
+
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -89,10 +98,7 @@ def open_run(
     A `run_id` that the store does not know gives a new run. `params` may be nested: names are joined by dots;
     they are written once, with the new run. Raises UserError where the server does not answer.
     """
-    uri = tracking_uri(root)
-    need_server(uri)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    uri = open_store(root)
     client = MlflowClient(uri)
     if run_id is not None and is_active(client, run_id):
         client.update_run(run_id, status="RUNNING")

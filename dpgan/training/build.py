@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from dpgan.config import RunSettings, TrainSettings
 from dpgan.data.pixels import to_float
 from dpgan.data.prepare import Split
 from dpgan.hardware import native_bf16
 from dpgan.labels import Card
-from dpgan.models.discriminators import DPDiscriminator
-from dpgan.models.generators import DPGenerator
-from dpgan.models.perceptual import PerceptualLoss
+from dpgan.models.discriminators import Discriminator, build_discriminator
+from dpgan.models.generators import Generator, build_generator
+from dpgan.models.perceptual import mobilenet_loss, vgg19_loss
+from dpgan.training.checkpoint import Checkpoint, Checkpoints, load_state
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
 from dpgan.training.strategy import DDPEngine, Engine
@@ -36,9 +39,16 @@ class Job:
     settings: TrainSettings
     run: RunSettings
     seed: int
+    trains: Mapping[str, Any]  # all that decides what is trained, as JSON: a checkpoint of other ones does not fit
     prepared: Path  # the prepared arrays
     folder: Path  # the run's own folder: checkpoints and candidates; the same path on every worker
     facts: Mapping[str, Any]  # identities that every checkpoint names
+    fork: Path | None = None  # folder of the run whose newest checkpoint this one starts from
+
+    def checkpoints(self) -> Checkpoints:
+        """Where the run keeps its checkpoints."""
+        run = self.run
+        return Checkpoints(self.folder / "checkpoints", self.trains, run.keep_last, run.keep_every)
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -56,27 +66,34 @@ def autocast(dtype: torch.dtype, device: torch.device) -> Callable[[], torch.aut
 class Training:
     """The networks, their optimizers, and the step that moves them."""
 
-    generator: DPGenerator
-    discriminator: DPDiscriminator
-    average: DPGenerator
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator
     step: TrainingStep
 
     @property
-    def modules(self) -> dict[str, torch.nn.Module]:
+    def _modules(self) -> dict[str, torch.nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
     @property
-    def engines(self) -> dict[str, Engine]:
+    def _engines(self) -> dict[str, Engine]:
         """By the names of their optimizers' files in a checkpoint."""
         return {
             "optimizer_generator": self.step.generator_engine,
             "optimizer_discriminator": self.step.discriminator_engine,
         }
 
-    @property
-    def counters(self) -> dict[str, float]:
-        """Metrics that count over this process: updates left out because their gradients overflowed (fp16, ZeRO)."""
-        return {"updates_skipped": self.step.skipped} if self.step.skipped else {}
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """All that a checkpoint must hold, by file; every worker must call it. Tensors in use, not copies."""
+        modules = {name: dict(module.state_dict()) for name, module in self._modules.items()}
+        return modules | {name: engine.state() for name, engine in self._engines.items()}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Put back what `state` gave; every worker must call it."""
+        for name, module in self._modules.items():
+            load_state(module, checkpoint.file(name))
+        for name, engine in self._engines.items():
+            engine.load(load_file(checkpoint.file(name)))
 
 
 def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> Training:
@@ -84,19 +101,17 @@ def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> T
     torch.manual_seed(job.seed)  # the same initial weights on every worker
     # channels_last: a third less time for the discriminator in bf16 on a CPU, and what tensor cores want.
     last = torch.channels_last
-    generator = DPGenerator(**s.generator(classes)).to(device).to(memory_format=last)
-    discriminator = DPDiscriminator(classes, s.discriminator_width, s.discriminator_spectral_norm)
-    discriminator.to(device).to(memory_format=last)
+    generator = build_generator(**s.generator_arguments(classes)).to(device).to(memory_format=last)
+    discriminator = build_discriminator(**s.discriminator_arguments(classes)).to(device).to(memory_format=last)
     perceptual = None
-    if s.losses.perceptual:
-        perceptual = PerceptualLoss().to(device)
+    if s.losses.perceptual and s.perceptual_network == "vgg19":
+        perceptual = vgg19_loss(job.run.vgg19).to(device)
+    elif s.losses.perceptual:
         photos = np.stack([data.images[i] for i in samples[:CALIBRATION_IMAGES]])
-        perceptual.calibrate(to_float(photos).to(device))
+        perceptual = mobilenet_loss(to_float(photos)).to(device)
     average = copy.deepcopy(generator).requires_grad_(False)
-    generator_loss = GeneratorLoss(generator, discriminator, perceptual, s.losses, s.feature_matching)
-    discriminator_loss = DiscriminatorLoss(discriminator, s.losses)
-    if not s.losses.patch:
-        discriminator.heads.requires_grad_(False)
+    generator_loss = GeneratorLoss(generator, discriminator, perceptual, s)
+    discriminator_loss = DiscriminatorLoss(discriminator, s)
     dtype = compute_dtype(s.precision, device)
 
     def engine(module: torch.nn.Module, trained: torch.nn.Module, rate: float, beta1: float) -> Engine:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpgan.training.strategy import copied, entries, flat_state, load_state
+from dpgan.training.strategy import copied, entries, finite_gradients, flat_state, load_state
 
 
 class DeepSpeedEngine:
@@ -64,9 +64,13 @@ class DeepSpeedEngine:
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> bool:
-        """ZeRO leaves out an update whose gradients are not finite; its workers agree on that by the norm."""
-        self.engine.step()
-        moved: bool = self.engine.was_step_applied()
+        """ZeRO leaves out an update whose gradients are not finite itself; its workers agree on that by the norm."""
+        if self.zero is None and not finite_gradients(self.optimizer):
+            self.optimizer.zero_grad(set_to_none=True)
+            moved = False
+        else:
+            self.engine.step()
+            moved = bool(self.engine.was_step_applied())
         self.skipped += not moved
         return moved
 

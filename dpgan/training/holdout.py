@@ -13,7 +13,7 @@ from dpgan.evaluation.features import lite0
 from dpgan.evaluation.fid import fid, kid
 from dpgan.evaluation.report import grid
 from dpgan.labels import Card
-from dpgan.models.generators import DPGenerator
+from dpgan.models.generators import Generator
 from dpgan.training.strategy import gather_rows, rank, world_size
 
 GRID_ROWS = 6
@@ -38,7 +38,7 @@ class Holdout:
         return gather_rows(torch.cat([self.extractor(part) for part in images.split(BATCH)])).numpy()
 
     @torch.no_grad()
-    def score(self, generator: DPGenerator, card: Card) -> tuple[dict[str, float], np.ndarray]:
+    def score(self, generator: Generator, card: Card) -> tuple[dict[str, float], np.ndarray]:
         """(metrics, uint8 sheet [H', W', 3] of label | real | generated); every worker must call it."""
         noise = torch.from_numpy(order.noise_at(self.seed, self.numbers, generator.noise_channels, draw=3))
         fakes = torch.cat(

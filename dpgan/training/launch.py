@@ -7,8 +7,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -18,8 +20,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
 from dpgan.config import RunSettings, quiet_environment
-from dpgan.errors import UserError
+from dpgan.errors import Stopped, UserError
 from dpgan.training.build import Job
+from dpgan.training.guard import NonFiniteError
 from dpgan.training.loop import Tracker, train
 
 
@@ -63,27 +66,32 @@ def start_ray(run: RunSettings) -> None:
                 "on this machine"
             ) from None
     else:
+        # Ray's processes inherit the mask: a SIGTERM for the process group must leave them alone until the workers
+        # have written a checkpoint. (Ray does the same with SIGINT.)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         # "local": our own, also where `ray start` has left one running. One CPU more than the workers take, for
         # Ray Train's controller.
         ray.init("local", num_cpus=run.workers * run.cpus_per_worker + 1, include_dashboard=False, **quiet)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) -> None:
     """Run `train` on `job.run.workers` workers until it is done; lost workers are restarted from a checkpoint.
 
-    `report(done, total, note)` is called in this process.
+    `report(done, total, note)` is called in this process. SIGINT and SIGTERM end it after a checkpoint, or after
+    `run.grace_s`, or at once when sent again; then Stopped is raised.
     """
     run = job.run
     start_ray(run)
     share = resources(run)
     gpu = "GPU" in share
-    board = Queue()
-    closed = threading.Event()
-    printer = threading.Thread(target=_print_reports, args=(board, report, closed), daemon=True)
+    board, orders = Queue(), Queue()
+    closed, mistakes = threading.Event(), list[UserError]()
+    printer = threading.Thread(target=_read, args=(board, report, mistakes, closed), daemon=True)
     printer.start()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "tracker": tracker, "board": board},
+        train_loop_config={"job": job, "tracker": tracker, "board": board, "orders": orders},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
         scaling_config=ScalingConfig(
             num_workers=run.workers, use_gpu=gpu, resources_per_worker=share, placement_strategy=run.placement
@@ -94,22 +102,69 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
             failure_config=FailureConfig(max_failures=run.max_failures),
         ),
     )
-    on_sigint = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit()
-    except SystemExit:  # Ray's own handler of SIGINT ends the process, with code 0
-        raise KeyboardInterrupt from None
+        failure = _fit(trainer, orders, run.grace_s)
     finally:
-        signal.signal(signal.SIGINT, on_sigint)
         closed.set()
         printer.join(timeout=5)
+    for mistake in reversed(mistakes):
+        if failure is not None or isinstance(mistake, NonFiniteError):  # else a restart has mended it
+            raise mistake
+    if failure is not None:
+        raise failure
 
 
-def _print_reports(board: Queue, report: Callable[[int, int, str], None], closed: threading.Event) -> None:
+def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float) -> BaseException | None:
+    """`trainer.fit()` in a thread: there Ray leaves the signals alone, which it would answer by killing the workers.
+
+    Returns what made it fail.
+    """
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failures.append(error)
+
+    fitting = threading.Thread(target=fit, daemon=True)
+    with taken_signals() as taken:
+        fitting.start()
+        deadline = float("inf")
+        while fitting.is_alive() and len(taken) < 2 and time.monotonic() < deadline:
+            fitting.join(0.2)
+            if taken and deadline == float("inf"):
+                deadline = time.monotonic() + grace_s
+                orders.put("stop")
+                print(f"train     stopping after a checkpoint, within {grace_s:g} s; again: at once", flush=True)
+    if taken:
+        raise Stopped(taken[0])
+    return failures[0] if failures else None
+
+
+@contextmanager
+def taken_signals() -> Iterator[list[int]]:
+    """The SIGINTs and SIGTERMs that arrive within the block, in a list instead of ending anything."""
+    taken: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, _: taken.append(n)) for number in numbers]
+    try:
+        yield taken
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _read(
+    board: Queue, report: Callable[[int, int, str], None], mistakes: list[UserError], closed: threading.Event
+) -> None:
+    """Tell what the workers put on the board, until it is closed and empty."""
     while True:
         try:
             message = board.get(timeout=0.5)
-            if isinstance(message, str):
+            if isinstance(message, UserError):
+                mistakes.append(message)
+            elif isinstance(message, str):
                 print(f"train     a worker failed:\n{message}", file=sys.stderr, flush=True)
             else:
                 report(*message)
@@ -127,7 +182,14 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.run.cpus_per_worker)
     board: Queue = config["board"]
     try:
-        train(job, get_device(), config["tracker"], lambda *facts: board.put(facts))
+        train(
+            job, get_device(), config["tracker"], lambda *facts: board.put(facts), lambda: config["orders"].qsize() > 0
+        )
+    except NonFiniteError as error:
+        board.put(error)  # and nothing else: all workers have it, and no restart would mend it
+    except UserError as error:
+        board.put(error)
+        raise
     except Exception:
         board.put(traceback.format_exc())  # at once: Ray tells it only when no restart is left
         raise

@@ -31,10 +31,13 @@ class Meter:
         self.last = now
 
     def step_done(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """`terms` of a step on `images` images: this worker's part of each, which add up over the workers."""
+        """`terms` of a step on `images` images: this worker's part of each, which add up over the workers.
+
+        None where the step was left out.
+        """
         for name, value in terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value
-        self.steps += 1
+        self.steps += bool(terms)
         self.seen += images
         now = time.perf_counter()
         self.busy += now - self.last
@@ -45,7 +48,8 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Metrics since the last reading; every worker must call it."""
-        means = sum_over_workers(torch.stack([value.float() for value in self.terms.values()])) / self.steps
+        sums = torch.stack([value.float() for value in self.terms.values()]) if self.terms else torch.zeros(0)
+        means = sum_over_workers(sums) / max(self.steps, 1)
         elapsed = self.busy + self.waited
         self.images, self.seconds = self.images + self.seen, self.seconds + elapsed
         values = {f"loss/{name}": float(v) for name, v in zip(self.terms, means, strict=True)}

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dpgan import losses
 from dpgan.config import TrainSettings
-from dpgan.models.discriminators import DPDiscriminator
+from dpgan.models.discriminators import Discriminator
 from dpgan.models.ema import update_ema
-from dpgan.models.generators import DPGenerator
+from dpgan.models.generators import Generator
 from dpgan.training.objectives import Terms
 from dpgan.training.strategy import Engine, sum_over_workers, world_size
 
@@ -38,9 +38,9 @@ class TrainingStep:
         self,
         generator_engine: Engine,
         discriminator_engine: Engine,
-        generator: DPGenerator,
-        discriminator: DPDiscriminator,
-        average: DPGenerator,
+        generator: Generator,
+        discriminator: Discriminator,
+        average: Generator,
         settings: TrainSettings,
         void: Tensor,
         autocast: Callable[[], torch.autocast],

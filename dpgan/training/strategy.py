@@ -27,7 +27,7 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None: ...
 
     def step(self) -> bool:
-        """Update, and forget the gradients. False where they overflowed, on all workers: then nothing has changed."""
+        """Update, and forget the gradients. False where they are not finite, on all workers: nothing has changed."""
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the optimizer's state, whole and on the CPU, whatever the strategy. Every worker must call it."""
@@ -39,8 +39,8 @@ class Engine(Protocol):
 class DDPEngine:
     """Gradients averaged over the workers by DistributedDataParallel, overlapped with the backward pass.
 
-    `module` holds as submodules exactly what `optimizer` trains. With `fp16` the loss is scaled, and an update whose
-    gradients overflow is left out: DDP has averaged them by then, so that all workers see the same ones and agree.
+    `module` holds as submodules exactly what `optimizer` trains. An update whose gradients are not finite is left
+    out: DDP has averaged them by then, so that all workers see the same ones and agree. With `fp16` the loss is scaled.
     """
 
     def __init__(
@@ -66,13 +66,18 @@ class DDPEngine:
         self.scaler.scale(loss).backward()
 
     def step(self) -> bool:
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            scale = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            moved = self.scaler.get_scale() >= scale
+        else:
+            moved = finite_gradients(self.optimizer)
+            if moved:
+                self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        overflow = self.scaler.get_scale() < scale
-        self.skipped += overflow
-        return not overflow
+        self.skipped += not moved
+        return moved
 
     def state(self) -> dict[str, Tensor]:
         return flat_state(self.optimizer) | {
@@ -84,6 +89,12 @@ class DDPEngine:
         if self.scaler.is_enabled() and "scaler.scale" in state:
             scaler = {name: state[f"scaler.{name}"].item() for name in self.scaler.state_dict()}
             self.scaler.load_state_dict(scaler)
+
+
+def finite_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether all gradients of the optimizer's parameters are finite numbers."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return bool(nn.utils.get_total_norm(gradients, norm_type=1.0).isfinite())
 
 
 def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -130,6 +141,11 @@ def sum_over_workers(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(value)
     return value
+
+
+def agreed(flag: bool, device: torch.device) -> bool:
+    """Whether any worker says so, the same answer on every worker; all of them must ask."""
+    return bool(sum_over_workers(torch.tensor(float(flag), device=device)))
 
 
 def gather_rows(rows: Tensor) -> Tensor:

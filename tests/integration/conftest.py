@@ -16,8 +16,8 @@ dataset: toyscapes
 raw: data/toyscapes/raw
 seed: 0
 judge: {images: 64, batch: 8}
-train: {images: 16, batch: 4, generator_width: 2, pyramid_width: 4, discriminator_width: 2, noise_channels: 4,
-  holdout: 8, evaluate_images: 8, losses: {perceptual: 1.0}}
+train: {images: 40, batch: 4, generator_width: 2, pyramid_width: 4, discriminator_width: 2, noise_channels: 4,
+  holdout: 8, evaluate_images: 20, losses: {perceptual: 1.0}}
 run: {workers: 2, device: cpu, checkpoint_images: 4, log_images: 4}
 evaluate: {noise_seed: 0, batch: 8}
 """
@@ -40,6 +40,13 @@ class Project:
         output = done.stdout + done.stderr
         assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{output}"
         return output
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """A command in a process group of its own, its output in a pipe."""
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.env, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
 
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.root / name

@@ -45,28 +45,61 @@ def runs(project: Project) -> list[tuple[str, str]]:
         return list(database.execute("select run_uuid, status from runs order by start_time"))
 
 
-def test_interrupted_in_train_it_goes_on_from_the_last_checkpoint(project: Project) -> None:
-    project.run("dvc", "repro", "judge")
-    with subprocess.Popen(
-        ["dvc", "repro", "train"], cwd=project.root, env=project.env, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 300
-        while not list(project.root.glob("runs/*/checkpoints/step_*")) and time.monotonic() < deadline:
+def newest_checkpoint(project: Project) -> int:
+    """Images seen at the newest complete checkpoint of the one run; 0 without one."""
+    found = project.root.glob("runs/toyscapes-*/checkpoints/images_*")
+    return max((int(path.name.removeprefix("images_")) for path in found), default=0)
+
+
+def interrupt(project: Project, number: signal.Signals, *command: str) -> tuple[int, str]:
+    """Start a command, send its process group a signal behind the next checkpoint: exit code and output."""
+    before, deadline = newest_checkpoint(project), time.monotonic() + 300
+    with project.start(*command) as process:
+        while newest_checkpoint(project) == before and time.monotonic() < deadline:
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # ctrl-c
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
         output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0, output
-    assert "Traceback" not in output
+    assert "Traceback" not in output, output
     assert not (project.root / "build/train").exists()
+    return process.returncode, output
+
+
+def children(project: Project) -> list[str]:
+    """Command lines of the processes that work for the project: Ray's, its workers' and our own."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if str(project.root) in line]
+
+
+def test_interrupted_in_train_it_goes_on_from_the_last_checkpoint(project: Project) -> None:
+    """Ctrl-c, SIGTERM, and SIGKILL for the whole group: one MLflow run, and the weights of a run left in peace."""
+    project.run("dvc", "repro", "judge")
+    code, output = interrupt(project, signal.SIGINT, "dvc", "repro", "train")
+    assert code != 0
     ((first, status),) = runs(project)
     assert status == "KILLED"
 
+    code, output = interrupt(project, signal.SIGTERM, "dpgan", "train")
+    assert code == 128 + signal.SIGTERM
+    assert "stopping after a checkpoint" in output
+    assert runs(project) == [(first, "KILLED")]
+    assert not children(project)
+
+    code, output = interrupt(project, signal.SIGKILL, "dvc", "repro", "train")
+    assert code == -signal.SIGKILL
+    assert runs(project) == [(first, "RUNNING")], "a killed process cannot say so"
+
     output = project.run("dvc", "repro", "train")
-    assert "goes on from checkpoint" in output
+    assert "goes on from the checkpoint" in output
     assert runs(project) == [(first, "FINISHED")]
     assert not list(project.root.glob("runs/toyscapes-*")), "a finished run needs its checkpoints no more"
+    manifest = json.loads((project.root / "build/train/manifest.json").read_text())
+    assert manifest["restarts"] == 3
+
+    interrupted = [(project.root / f"build/train/{name}.safetensors").read_bytes() for name in ("last", "best")]
+    project.run("dvc", "repro", "--force", "--single-item", "train")
+    assert interrupted == [(project.root / f"build/train/{name}.safetensors").read_bytes() for name in ("last", "best")]
+    assert [status for _, status in runs(project)] == ["FINISHED", "FINISHED"]
 
 
 def test_the_rest_scores_and_decides(project: Project) -> None:

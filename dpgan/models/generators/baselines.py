@@ -1,0 +1,96 @@
+"""The generators that the paper compares with: SPADE (Park et al., CVPR 2019) and OASIS (Schönfeld et al., ICLR 2021).
+
+Both condition every norm on the label map itself, at the size of the block; OASIS concatenates the noise to it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import initialise
+from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, nearest
+
+
+class Spade(nn.Module):
+    """Gamma and beta of one norm (SPADE, figure 2): conv-ReLU over the label map, then a convolution for each."""
+
+    def __init__(self, inputs: int, hidden: int, channels: int) -> None:
+        super().__init__()
+        self.shared = LabelConv(inputs, hidden, 3, padding=1)
+        self.gamma_beta = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
+
+    def forward(self, one_hot: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        return self.gamma_beta(F.relu(self.shared(one_hot, noise))).chunk(2, dim=1)
+
+
+class LabelModulation(nn.ModuleList):
+    """The gammas and betas of a block, each norm's from layers of its own."""
+
+    def __init__(self, inputs: int, hidden: int, channels: list[int]) -> None:
+        super().__init__(Spade(inputs, hidden, c) for c in channels)
+
+    def forward(self, one_hot: Tensor, noise: Tensor) -> list[Tensor]:
+        return [part for spade in self for part in spade(one_hot, noise)]
+
+
+class LabelGenerator(Generator):
+    """One pyramid of SPADE blocks. `pyramid_width` is half the hidden channels of a norm (both papers: 128).
+
+    The block at index i works at 1/strides[i] of the image; where the stride falls, nearest upsampling lies between.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        noise_channels: int,
+        width: int,
+        pyramid_width: int,
+        multiples: tuple[int, ...],
+        strides: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.noise_channels, self.strides = num_classes, noise_channels, strides
+        inputs = noise_channels + num_classes
+        channels = [width * m for m in multiples]
+        self.stem = LabelConv(inputs, channels[0], 3, padding=1)
+        modulation = partial(LabelModulation, inputs, 2 * pyramid_width)
+        self.blocks = nn.ModuleList(SpadeBlock(i, o, modulation) for i, o in pairwise(channels))
+        self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
+        self.apply(initialise)
+        for module in self.modules():
+            if isinstance(module, Spade):
+                initialise_apart(module.gamma_beta, [module.gamma_beta.out_channels // 2] * 2)
+
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        noise = noise[:, : self.noise_channels]
+        one_hot = self.one_hot(labels, like=noise)
+        x = self.stem(*nearest(LATENT_STRIDE, one_hot, noise))
+        for block, stride, before in zip(self.blocks, self.strides, (LATENT_STRIDE, *self.strides), strict=False):
+            if stride < before:
+                x = F.interpolate(x, scale_factor=2.0)
+            x = block(x, *nearest(stride, one_hot, noise))
+        return torch.tanh(self.to_rgb(F.leaky_relu(x, 0.2)).float())
+
+
+class OasisGenerator(LabelGenerator):
+    """OASIS: six blocks, noise in every norm. At 35 classes 71.11 M parameters."""
+
+    def __init__(self, num_classes: int, noise_channels: int = 64, width: int = 64, pyramid_width: int = 64) -> None:
+        blocks = (16, 16, 16, 8, 4, 2, 1), (32, 16, 8, 4, 2, 1)
+        super().__init__(num_classes, noise_channels, width, pyramid_width, *blocks)
+
+
+class SpadeGenerator(LabelGenerator):
+    """SPADE without its image encoder: seven blocks, the third at the size of the second; the noise is not looked at.
+
+    At 35 classes 93.02 M parameters.
+    """
+
+    def __init__(self, num_classes: int, width: int = 64, pyramid_width: int = 64) -> None:
+        blocks = (16, 16, 16, 16, 8, 4, 2, 1), (32, 16, 16, 8, 4, 2, 1)
+        super().__init__(num_classes, 0, width, pyramid_width, *blocks)
