@@ -62,18 +62,18 @@ def patch_loss_generator(fake: Sequence[Tensor], clamp: bool = False) -> Tensor:
 
 
 def feature_matching_loss(
-    fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching, scales: int = 1
+    fake: Sequence[Tensor], real: Sequence[Tensor], reduction: FeatureMatching, networks: int = 1
 ) -> Tensor:
     """Eq. 6: mean squared distance of the features; `mean` (paper) or `sum` (released code) over layers.
 
     `relative` is `mean` with each layer divided by its mean square on the real image, image by image: it does not
     grow with the features of a discriminator without spectral norm, and stays a mean over images, which workers and
     micro-batches may share. `l1` is SPADE's: mean absolute distances, summed over the layers of a network and averaged
-    over the `scales` networks. The real image's features are a constant of the loss.
+    over the `networks`. The real image's features are a constant of the loss.
     """
     layers = [(f.float(), r.detach().float()) for f, r in zip(fake, real, strict=True)]
     if reduction == "l1":
-        return torch.stack([F.l1_loss(f, r) for f, r in layers]).sum() / scales
+        return torch.stack([F.l1_loss(f, r) for f, r in layers]).sum() / networks
     if reduction == "relative":
         sizes = [r.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt() for _, r in layers]
         layers = [(f / size, r / size) for (f, r), size in zip(layers, sizes, strict=True)]

