@@ -72,11 +72,11 @@ class Training:
     step: TrainingStep
 
     @property
-    def _modules(self) -> dict[str, torch.nn.Module]:
+    def modules(self) -> dict[str, torch.nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
     @property
-    def _engines(self) -> dict[str, Engine]:
+    def engines(self) -> dict[str, Engine]:
         """By the names of their optimizers' files in a checkpoint."""
         return {
             "optimizer_generator": self.step.generator_engine,
@@ -85,14 +85,14 @@ class Training:
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """All that a checkpoint must hold, by file; every worker must call it. Tensors in use, not copies."""
-        modules = {name: dict(module.state_dict()) for name, module in self._modules.items()}
-        return modules | {name: engine.state() for name, engine in self._engines.items()}
+        modules = {name: dict(module.state_dict()) for name, module in self.modules.items()}
+        return modules | {name: engine.state() for name, engine in self.engines.items()}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Put back what `state` gave; every worker must call it."""
-        for name, module in self._modules.items():
+        for name, module in self.modules.items():
             load_state(module, checkpoint.file(name))
-        for name, engine in self._engines.items():
+        for name, engine in self.engines.items():
             engine.load(load_file(checkpoint.file(name)))
 
 
