@@ -18,6 +18,8 @@ from tiny_job import CPU, SETTINGS, job
 
 from dpgan.config import RunSettings, TrainSettings, check_fits
 from dpgan.errors import UserError
+from dpgan.training.build import check_fork
+from dpgan.training.checkpoint import starting_point
 from dpgan.training.guard import NonFiniteError
 from dpgan.training.launch import launch, resources
 from dpgan.training.loop import PATIENCE, train
@@ -148,6 +150,11 @@ def test_a_changed_setting_is_refused_and_can_be_forked(tiny: Path, tmp_path: Pa
     train(first, CPU, Records(tmp_path / "log"), lambda *_: None, stop=lambda: next(asked))
     with pytest.raises(UserError, match=r"settings\.ema: 0\.9999 -> 0\.5"):
         train(job(tiny, tmp_path, workers=1, ema=0.5), CPU, Records(tmp_path / "log"), lambda *_: None)
+    start = starting_point(job(tiny, tmp_path / "fork", workers=1, ema=0.5).checkpoints(), fork=tmp_path)
+    assert start is not None
+    check_fork(first, start)
+    with pytest.raises(UserError, match=r"train\.fork: the generator of .* has other layers than this run's \(for one"):
+        check_fork(job(tiny, tmp_path / "fork", workers=1, generator_width=4), start)
     forked = replace(job(tiny, tmp_path / "fork", workers=1, ema=0.5), fork=tmp_path)
     log = Records(tmp_path / "fork" / "log")
     train(forked, CPU, log, lambda *_: None)

@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dpgan.config import RunSettings, TrainSettings
 from dpgan.data.pixels import to_float
 from dpgan.data.prepare import Split
+from dpgan.errors import UserError
 from dpgan.hardware import native_bf16
 from dpgan.labels import Card
 from dpgan.models.discriminators import Discriminator, build_discriminator
 from dpgan.models.generators import Generator, build_generator
 from dpgan.models.perceptual import mobilenet_loss, vgg19_loss
-from dpgan.training.checkpoint import Checkpoint, Checkpoints, load_state
+from dpgan.training.checkpoint import Checkpoint, Checkpoints, differences, load_state
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
 from dpgan.training.strategy import DDPEngine, Engine
@@ -49,6 +51,23 @@ class Job:
         """Where the run keeps its checkpoints."""
         run = self.run
         return Checkpoints(self.folder / "checkpoints", self.trains, run.keep_last, run.keep_every)
+
+
+def check_fork(job: Job, checkpoint: Checkpoint) -> None:
+    """UserError where the networks of a checkpoint that is to be forked have other layers than the job's."""
+    with torch.device("meta"):
+        generator = build_generator(**job.settings.generator_arguments(job.card.num_classes))
+        discriminator = build_discriminator(**job.settings.discriminator_arguments(job.card.num_classes))
+    for name, module in {"generator": generator, "discriminator": discriminator}.items():
+        expected = {key: list(value.shape) for key, value in module.state_dict().items()}
+        with safe_open(checkpoint.file(name), "pt") as file:
+            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        changed = differences(found, expected)
+        if changed:
+            raise UserError(
+                f"params.yaml: train.fork: the {name} of {checkpoint.path} has other layers than this run's (for one, "
+                f"{changed[0]}): fork it with the networks' settings and the classes that it was trained with"
+            )
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

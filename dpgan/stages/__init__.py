@@ -1,0 +1,16 @@
+"""The stages of dvc.yaml: each reads what the stages before it left in build/, and leaves its own.
+
+They compose the floors below and hold no logic of their own. Heavy imports stand inside, so that `dpgan index`
+does not wait for torch.
+"""
+
+from dpgan.stages.build import EVALUATION, PROMOTION, SCORES
+from dpgan.stages.data import index, judge, prepare, render, validate
+from dpgan.stages.score import evaluate, promote
+from dpgan.stages.summary import summary
+from dpgan.stages.train import train
+
+__all__ = [
+    "EVALUATION", "PROMOTION", "SCORES",
+    "evaluate", "index", "judge", "prepare", "promote", "render", "summary", "train", "validate",
+]  # fmt: skip

@@ -1,0 +1,41 @@
+"""Where the stages leave what they made, and how they read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpgan.config import BUILD, Params, load_params, need, train_settings
+from dpgan.labels import Card, load_card
+
+if TYPE_CHECKING:
+    from dpgan.data.prepare import Split
+
+INDEX = BUILD / "index.parquet"
+VALIDATION = BUILD / "validation"
+PREPARED = BUILD / "prepared"
+JUDGE, JUDGE_SCORES = BUILD / "judge.safetensors", BUILD / "judge.json"
+TRAINED, TRAIN_SCORES = BUILD / "train", BUILD / "train.json"
+EVALUATION, SCORES = BUILD / "evaluation", BUILD / "scores.json"
+PROMOTION = BUILD / "promotion.json"
+
+
+def setup() -> tuple[Params, Card]:
+    """params.yaml and the dataset's card; every mistake in them comes up before a stage starts."""
+    params = load_params()
+    card = load_card(params.dataset)
+    train_settings(params, card.preset)
+    return params, card
+
+
+def read_json(path: Path, stage: str) -> dict[str, Any]:
+    """The JSON that `stage` leaves at `path`."""
+    content: dict[str, Any] = json.loads(need(path, stage).read_text())
+    return content
+
+
+def splits() -> tuple[Split, Split]:
+    from dpgan.data.prepare import open_prepared
+
+    return open_prepared(PREPARED, "train"), open_prepared(PREPARED, "val")

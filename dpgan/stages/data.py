@@ -1,0 +1,77 @@
+"""From raw files to prepared arrays and the judge that is trained on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dpgan.config import need
+from dpgan.files import new_folder, write_json
+from dpgan.labels import load_card
+from dpgan.progress import Progress
+from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, VALIDATION, setup, splits
+
+
+def render() -> None:
+    """Render the raw files of a procedural dataset into its raw folder (a stage of data/<name>/dvc.yaml)."""
+    from dpgan.data.toyscapes import write_dataset
+
+    name = Path.cwd().name
+    card = load_card(name, Path.cwd().parent)
+    write_dataset(card, Path("raw"), workers=os.cpu_count() or 1, progress=Progress("render"))
+
+
+def index() -> None:
+    """Scan the raw pairs into build/index.parquet."""
+    from dpgan.data.index import scan, write_index
+
+    params, card = setup()
+    frame = scan(card, Path(params.raw), Progress("index", "pairs"))
+    write_index(frame, INDEX)
+
+
+def validate() -> None:
+    """Hold the index against the data contract; stop the pipeline where it is broken."""
+    from dpgan.data.index import read_index
+    from dpgan.data.validation import raise_on_errors, write_report
+    from dpgan.data.validation import validate as findings_in
+
+    _, card = setup()
+    frame = read_index(need(INDEX, "index"))
+    findings = findings_in(frame, card)
+    with new_folder(VALIDATION) as folder:
+        write_report(findings, frame, card, folder)
+    for finding in findings:
+        print(f"validate  {finding.severity}: {finding.expectation} ({finding.count}): {finding.remedy}")
+    raise_on_errors(findings)
+    print(f"validate  {len(frame)} pairs, {len(findings)} warnings; report: {VALIDATION / 'report.html'}")
+
+
+def prepare() -> None:
+    """Resize once into memory-mapped uint8 arrays."""
+    from dpgan.data import prepare as prepared
+    from dpgan.data.index import read_index
+
+    params, card = setup()
+    frame = read_index(need(INDEX, "index"))
+    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"))
+
+
+def judge() -> None:
+    """Train the segmentation network behind mIoU on the real training photos."""
+    from dpgan.evaluation.evaluate import label_batches, photo_batches
+    from dpgan.evaluation.segmentation import confusion, iou, save_judge, train_judge
+    from dpgan.hardware import choose_device, use_all_cores
+
+    params, card = setup()
+    train, val = splits()
+    use_all_cores()
+    device = choose_device(params.run.device)
+    network = train_judge(train.images, train.labels, card.void, params.judge, params.seed, Progress("judge"), device)
+    save_judge(network, JUDGE)
+    batch = params.evaluate.batch
+    pairs = zip(photo_batches(val, batch), label_batches(val, batch), strict=True)
+    table = confusion(network, pairs, card.num_classes, card.void)
+    _, miou = iou(table, card.evaluated)
+    write_json(JUDGE_SCORES, {"miou_real_photos": miou, "n": len(val.ids)})
+    print(f"judge     mIoU {miou:.1f} on {len(val.ids)} real validation photos")

@@ -1,0 +1,48 @@
+"""What the user is told in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, VALIDATION, read_json, setup
+
+
+def summary() -> None:
+    """Say where to look: the champion, the scores with floor and ceiling, the pictures, the UI."""
+    from dpgan.registry.promote import champion_version
+
+    promotion = read_json(PROMOTION, "promote")
+    model, version = promotion["model"], promotion["version"]
+    champion = champion_version(Path.cwd(), setup()[1].name)
+    print()
+    print_scores(read_json(SCORES, "evaluate"))
+    print()
+    verdict = "promoted" if promotion["promoted"] else "REFUSED"
+    print(f"  candidate       {model} version {version}: {verdict}; {'; '.join(promotion['reasons'])}")
+    named = f"{model} version {champion}  (models:/{model}@champion)" if champion else "none"
+    print(f"  champion        {named}")
+    print(f"  contact sheet   {EVALUATION / 'contact_sheet.png'}")
+    print(f"  data report     {VALIDATION / 'report.html'}")
+    print("  MLflow UI       make ui")
+
+
+def print_scores(sets: Mapping[str, Any]) -> None:
+    rows = {
+        "floor": "floor (class colours)",
+        "last": "last",
+        "best": "best on hold-out",
+        "ceiling": "ceiling (real photos)",
+    }
+    keys = [k for k in sets["best"] if not k.endswith("_deviation")]
+    print(f"  {'':<23}" + "".join(f"{key:>14}" for key in keys))
+    for name, title in rows.items():
+        print(f"  {title:<23}" + "".join(f"{sets[name][key]:>14.1f}" for key in keys))
+
+
+def markdown(sets: Mapping[str, Mapping[str, float]]) -> str:
+    """The scores as a table, for the run's description in the UI."""
+    keys = list(sets["best"])
+    rows = [f"| {name} | " + " | ".join(f"{scores[key]:.1f}" for key in keys) + " |" for name, scores in sets.items()]
+    return "\n".join(["| | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|", *rows])

@@ -1,0 +1,123 @@
+"""The training, in an MLflow run that outlives its interruptions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpgan.config import check_fits, identity, train_settings
+from dpgan.errors import Stopped
+from dpgan.files import new_folder, write_json
+from dpgan.progress import Progress
+from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, setup, splits
+
+if TYPE_CHECKING:
+    from dpgan.training.build import Job
+
+
+def train() -> None:
+    """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
+    from dpgan.data.prepare import data_hash
+    from dpgan.models.perceptual import check_vgg19
+    from dpgan.registry.provenance import provenance
+    from dpgan.registry.tracking import Tracker, open_run, tracking_uri
+    from dpgan.training.build import Job
+    from dpgan.training.launch import launch, resources, start_ray
+
+    params, card = setup()
+    settings = train_settings(params, card.preset)
+    check_fits(settings, params.run, card.size, len(splits()[0].ids))
+    if settings.losses.perceptual and settings.perceptual_network == "vgg19":
+        check_vgg19(params.run.vgg19)
+    start_ray(params.run)
+    resources(params.run)  # what is missing comes up before a run is opened
+    data = data_hash(PREPARED)
+    trains = {"settings": settings.model_dump(mode="json"), "seed": params.seed, "data": data, "card": card.digest}
+    who = identity(trains)
+    root = Path.cwd()
+    folder = root / "runs" / f"{card.name}-{who}"
+    facts = {"identity": who, "data_hash": data, **provenance(root)}
+    fork = root / settings.fork if settings.fork else None
+    job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork)
+    _tell_start(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "mlflow_run"
+    run_id = open_run(
+        root,
+        card.name,
+        name=f"{settings.preset}-{who[:8]}",
+        params={
+            "dataset": card.name,
+            "seed": params.seed,
+            "train": settings.model_dump(),
+            "run": params.run.model_dump(),
+        },
+        tags={**facts, "mlflow.source.name": "dpgan train", "mlflow.source.git.commit": facts["git.commit"]},
+        run_id=kept.read_text() if kept.exists() else None,
+    )
+    kept.write_text(run_id)
+    tracker = Tracker(tracking_uri(root), run_id, folder / "spool")
+    print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
+    with _run_status(tracker.finish):
+        launch(job, tracker, Progress("train"))
+    result = json.loads((folder / "result.json").read_text())
+    with new_folder(TRAINED) as out:
+        for name in ("last", "best"):
+            shutil.copy2(folder / "candidates" / f"{name}.safetensors", out)
+        write_json(
+            out / "manifest.json",
+            {"run_id": run_id, "settings": settings.model_dump(), "facts": facts, **result},
+        )
+    best = {f"best_{key}": value for key, value in result.pop("best").items()}
+    write_json(TRAIN_SCORES, {**result, **best})
+    if tracker.replay():
+        if params.run.keep_every:
+            with new_folder(folder.parent / "finished" / folder.name) as finished:  # can be forked, is not gone on with
+                (folder / "checkpoints").rename(finished / "checkpoints")
+        shutil.rmtree(folder)
+
+
+def _tell_start(job: Job) -> None:
+    """Check what the run starts from, before anything is opened; name interrupted runs that it does not go on with."""
+    from dpgan.training.build import check_fork
+    from dpgan.training.checkpoint import Checkpoints, differences, starting_point
+
+    checkpoints = job.checkpoints()
+    start = starting_point(checkpoints, job.fork)
+    if start is not None:
+        if start.path.parent != checkpoints.folder:
+            check_fork(job, start)
+        return
+    for other in sorted(job.folder.parent.glob(f"{job.card.name}-*")):
+        found = Checkpoints(other / "checkpoints", {}).newest()
+        if found is not None:
+            changed = "; ".join(differences(found.trains, job.trains))
+            name = other.relative_to(Path.cwd())
+            print(f"train     {name} was interrupted and stays as it is: this run differs from it ({changed}); "
+                  f"`train: {{fork: {name}}}` would go on from it")  # fmt: skip
+
+
+@contextmanager
+def _run_status(finish: Callable[[str], None]) -> Iterator[None]:
+    """The MLflow run ends as it really ended; SIGTERM counts as an interruption."""
+
+    def interrupted(number: int, _: object) -> None:
+        raise Stopped(number)
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield
+    except KeyboardInterrupt:
+        finish("KILLED")
+        raise
+    except BaseException:
+        finish("FAILED")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    finish("FINISHED")
