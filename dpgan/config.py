@@ -129,9 +129,7 @@ class RunSettings(Model):
     max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
     keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept, beside the best one's")
-    keep_every: int | None = Field(
-        default=None, ge=1, description="checkpoints at multiples of it stay: runs/finished"
-    )
+    keep_every: int | None = Field(default=None, ge=1, description="checkpoints at multiples of it stay: runs/finished")
     grace_s: float = Field(default=60, gt=0, description="seconds that SIGTERM and ctrl-c leave for a checkpoint")
     log_images: int = Field(default=200, ge=1, description="images between two log lines")
     vgg19: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
