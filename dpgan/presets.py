@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released-cityscapes": {**_RELEASED_CITYSCAPES, "images": 200 * _CITYSCAPES},
     "released-ade20k": {**_RELEASED_ADE20K, "images": 200 * _ADE20K},
     "released-ade20k-outdoor": {**_RELEASED_ADE20K, "images": 200 * _ADE20K_OUTDOOR},
-    "toyscapes": {**_SMALL, "images": 3600, "evaluate_images": 900},
+    "toyscapes": {**_SMALL, "images": 4800, "evaluate_images": 1200},
     "camvid": {**_SMALL, "images": 4800, "evaluate_images": 1200},
 }
 

@@ -114,17 +114,18 @@ def train(case: Case, rank: int = 0, workers: int = 1) -> dict[str, Tensor]:
 def worker(rank: int, workers: int, folder: str, cases: list[Case]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
-    results = [*(train(case, rank, workers) for case in cases), overflow_on_the_last(rank, workers)]
+    results = [train(case, rank, workers) for case in cases]
+    results += [overflow_on_the_last(rank, workers, fp16) for fp16 in (True, False)]
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def overflow_on_the_last(rank: int, workers: int) -> dict[str, Tensor]:
-    """What an fp16 engine holds after two updates, the second with a gradient that is inf on one worker only."""
+def overflow_on_the_last(rank: int, workers: int, fp16: bool) -> dict[str, Tensor]:
+    """What an engine holds after two updates, the second with a gradient that is inf on one worker only."""
     module = torch.nn.Linear(3, 1)
     torch.nn.init.ones_(module.weight)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.1, fused=True)
-    engine = DDPEngine(module, optimizer, CPU, fp16=True)
+    engine = DDPEngine(module, optimizer, CPU, fp16=fp16)
     results = {}
     for name, factor in (("first", 1.0), ("second", float("inf") if rank == workers - 1 else 1.0)):
         engine.backward(engine(torch.ones(2, 3), last=True).mean() * factor)
@@ -156,7 +157,7 @@ def two(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
         "deepspeed, then zero 2, accumulate": case(tiny, DEEPSPEED, ZERO_2, accumulate=2),
     }
     results = train_together(tmp_path_factory.mktemp("two"), 2, list(cases.values()))
-    return dict(zip([*cases, "overflow"], results, strict=True))
+    return dict(zip([*cases, "overflow, fp16", "overflow, fp32"], results, strict=True))
 
 
 def assert_equal(ours: dict[str, Tensor], alone: dict[str, Tensor]) -> None:
@@ -178,7 +179,7 @@ def test_two_workers_train_what_one_trains(two: Results, tiny: Path, accumulate:
 
 
 def test_four_workers_train_what_one_trains(tiny: Path, tmp_path: Path) -> None:
-    ours, _ = train_together(tmp_path, 4, [exact_case(tiny)])
+    ours, *_ = train_together(tmp_path, 4, [exact_case(tiny)])
     assert_equal(ours, train(exact_case(tiny)))
 
 
@@ -192,13 +193,15 @@ def test_every_strategy_has_the_losses_of_ddp(two: Results, tiny: Path, name: st
             )
 
 
-def test_an_overflow_on_one_worker_leaves_the_update_out_on_all(two: Results) -> None:
-    ours = two["overflow"]  # the same on both
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_an_overflow_on_one_worker_leaves_the_update_out_on_all(two: Results, precision: str) -> None:
+    ours = two[f"overflow, {precision}"]  # the same on both
     assert ours["first moved"].item() is True
     assert ours["second moved"].item() is False
     for key in ("weight", "0.step", "0.exp_avg", "0.exp_avg_sq"):
         assert torch.equal(ours[f"first {key}"], ours[f"second {key}"])
-    assert ours["second scaler.scale"] == ours["first scaler.scale"] / 2
+    if precision == "fp16":
+        assert ours["second scaler.scale"] == ours["first scaler.scale"] / 2
 
 
 @pytest.mark.parametrize(("precision", "band", "skipped"), [("bf16", 0.02, 0), ("fp16", 0.03, 6)])
