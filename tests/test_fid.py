@@ -117,3 +117,10 @@ def test_paint_rounds_and_keeps_leading_axes() -> None:
     painted = paint(np.array([[[0, 1]], [[1, 1]]], dtype=np.uint8), colors)
     assert painted.dtype == np.uint8
     assert painted.tolist() == [[[[0, 1, 255], [1, 2, 3]]], [[[1, 2, 3], [1, 2, 3]]]]
+
+
+def test_features_that_are_not_finite_have_no_distance() -> None:
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    broken = np.where(np.arange(4) == 2, np.nan, x)
+    assert np.isnan(fid(x, broken))
+    assert np.isnan(kid(x, broken)[0])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpgan.models.discriminators import Discriminator, DPDiscriminator, Part, PatchDiscriminator
+from dpgan.models.discriminators import Discriminator, DPDiscriminator, Part, PatchDiscriminator, PatchHead
 from dpgan.models.ema import recollect_statistics, update_ema
 from dpgan.models.generators import GENERATORS, DPGenerator, build_generator
 from dpgan.models.generators.blocks import LabelConv, spread
@@ -239,6 +239,24 @@ def test_recollected_statistics_are_means_over_batches(generator: DPGenerator) -
     assert {m.momentum for m in generator.modules() if isinstance(m, BatchNorm)} == {0.1}
     buffers = dict(generator.named_buffers())
     assert all(torch.equal(v, buffers[k]) for k, v in vectors.items())
+
+
+def test_a_patch_head_on_a_single_pixel_has_the_gradients_of_fp32() -> None:
+    """In bf16 oneDNN leaves most of the first convolution's unwritten, so memory is filled with NaN ahead."""
+    torch.manual_seed(0)
+    head = PatchHead(16, 2).eval()
+    x = torch.randn(4, 16, 1, 1)
+    gradients = []
+    for enabled in (False, True):
+        poison = [torch.full((n,), torch.nan, dtype=torch.bfloat16) for n in (64, 256, 288, 512, 1024) * 20]
+        del poison
+        head.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            head(x).float().sum().backward()
+        gradients.append(head[0].weight.grad.clone())
+    exact, half = gradients
+    assert exact.abs().max() > 0
+    torch.testing.assert_close(half, exact, rtol=0.05, atol=0.02 * float(exact.abs().max()))
 
 
 def test_spectral_norm_can_be_left_out() -> None:

@@ -68,7 +68,7 @@ def test_a_discriminator_brings_its_losses_and_params_yaml_overrides_them() -> N
     assert patch.losses.model_dump() == {"pixel": 0, "labelmix": 0, "patch": 1, "feature": 10, "perceptual": 0, "l1": 0}
     assert (patch.feature_matching, patch.patch_gradient, patch.lr_generator) == ("l1", "keep", 4e-4)
     changed = read("toyscapes", discriminator="patch", losses={"feature": 3}, feature_matching="mean")
-    assert (changed.losses.feature, changed.losses.patch, changed.losses.l1) == (3, 1, 10)
+    assert (changed.losses.feature, changed.losses.patch, changed.losses.l1) == (3, 1, 3)
     assert changed.feature_matching == "mean"
     oasis = read("paper-cityscapes", discriminator="oasis")
     assert (oasis.patch_at, oasis.feature_at, oasis.losses.labelmix) == ("none", "none", 5)

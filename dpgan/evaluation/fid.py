@@ -21,9 +21,11 @@ def fid(x: np.ndarray, y: np.ndarray) -> float:
     N, M >= 2. The last trace is the sum of the singular values of Ry Rx^T for any roots S = R^T R:
     exact also for singular covariances (N <= D), where a matrix square root loses half its digits.
 
-    FID falls with N on the same distribution: compare only scores of the same N.
+    FID falls with N on the same distribution: compare only scores of the same N. NaN where a feature is not finite.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return float("nan")  # numpy's singular values would raise
     root_x, root_y = _root(x), _root(y)
     mean = x.mean(axis=0) - y.mean(axis=0)
     cross = np.linalg.svd(root_y @ root_x.T, compute_uv=False).sum()

@@ -107,9 +107,10 @@ def train(
             if finished or _due(seen, s.evaluate_images, s.batch):
                 candidate = _with_statistics(training.average, source, batch.step, device, s)
                 scores, grid = holdout.score(candidate, job.card)
-                better = best is None or scores["holdout/kid_lite0"] < best["kid"]
+                kid = scores["holdout/kid_lite0"] if math.isfinite(scores["holdout/kid_lite0"]) else math.inf
+                better = best is None or kid < best["kid"]
                 if better:
-                    best = {"kid": scores["holdout/kid_lite0"], "images": seen}
+                    best = {"kid": kid, "images": seen}
                 if rank() == 0:
                     tracker.metrics(scores, seen)
                     tracker.image("holdout/label_real_generated", grid, seen)
