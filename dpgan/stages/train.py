@@ -94,7 +94,7 @@ def _tell_start(job: Job) -> None:
             check_fork(job, start)
         return
     for other in sorted(job.folder.parent.glob(f"{job.card.name}-*")):
-        found = Checkpoints(other / "checkpoints", {}).newest()
+        found = Checkpoints(other / "checkpoints", {}).newest(verify=False)
         if found is not None:
             changed = "; ".join(differences(found.trains, job.trains))
             name = other.relative_to(Path.cwd())

@@ -103,7 +103,7 @@ class Training:
         }
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that a checkpoint must hold, by file; every worker must call it. Tensors in use, not copies."""
+        """All that a checkpoint must hold, by file; by every worker. The modules' tensors are those in use."""
         modules = {name: dict(module.state_dict()) for name, module in self.modules.items()}
         return modules | {name: engine.state() for name, engine in self.engines.items()}
 

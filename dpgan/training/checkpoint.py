@@ -105,24 +105,35 @@ class Checkpoints:
     def _named(self) -> list[Path]:
         return sorted(self.folder.glob("images_*"))
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint whose hashes agree; what was cut off or altered is passed over, loudly."""
+    def newest(self, verify: bool = True) -> Checkpoint | None:
+        """The newest checkpoint whose hashes agree; what was cut off or altered is passed over, loudly.
+
+        `verify=False` reads the manifest alone: enough to tell what a checkpoint is of, not to load it.
+        """
         for path in reversed(self._named()):
-            broken = self._faults(path)
-            if not broken:
-                manifest = json.loads((path / MANIFEST).read_text())
+            manifest = _manifest(path)
+            if manifest is None:
+                broken = f"{MANIFEST} is missing or cut off"
+            else:
+                broken = ", ".join(_altered(path, manifest["sha256"])) if verify else ""
+            if manifest is not None and not broken:
                 return Checkpoint(path, manifest["images"], manifest["trains"], manifest["facts"])
             print(f"checkpoint {path} is damaged ({broken}): going back to the one before it", flush=True)
         return None
 
-    def _faults(self, path: Path) -> str:
-        """What is wrong with a checkpoint, or an empty text."""
-        try:
-            hashes: dict[str, str] = json.loads((path / MANIFEST).read_text())["sha256"]
-        except (OSError, ValueError, KeyError):
-            return f"{MANIFEST} is missing or cut off"
-        files = ((name, path / name) for name in hashes)
-        return ", ".join(name for name, file in files if not file.is_file() or file_sha256(file) != hashes[name])
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint, or None where it is missing or cut off."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    return manifest if "sha256" in manifest else None
+
+
+def _altered(path: Path, hashes: Mapping[str, str]) -> list[str]:
+    """Names of the files that are missing, or other ones than were written."""
+    return [n for n, sha in hashes.items() if not (path / n).is_file() or file_sha256(path / n) != sha]
 
 
 def starting_point(checkpoints: Checkpoints, fork: Path | None) -> Checkpoint | None:
