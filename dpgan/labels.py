@@ -20,6 +20,8 @@ from dpgan.settings import Model, load_yaml, parse, unknown_name
 
 Size = Annotated[tuple[int, int], Field(description="height, width in pixels; multiples of 32")]
 Role = Literal["train", "val"]
+# ids: 8-bit grey, the value is the id. palette: the palette's index is the id. colors: RGB, a class is its `color`.
+Encoding = Literal["ids", "palette", "colors"]
 
 
 class ClassInfo(Model):
@@ -62,7 +64,10 @@ class Card(Model):
     splits: dict[Role, str] = Field(description="the folder name that stands for {split}, by role")
     size: Size = Field(description="training resolution: height, width")
     preset: str = Field(description="row of dpgan/presets.py that trains it")
+    encoding: Encoding = Field(default="ids", description="what a pixel of a label file holds")
     min_pairs: int = Field(default=8, ge=1, description="fewest pairs a split may have")
+    max_faulty: float = Field(default=0.01, ge=0, lt=1, description="share of a split's pairs that may be left out")
+    max_stretch: float = Field(default=1.2, ge=1, description="how far `size` may change a photo's aspect ratio")
     toyscapes: Toyscapes | None = Field(default=None, description="recipe, where the raw files are rendered")
     classes: list[ClassInfo] = Field(min_length=2, max_length=255)
 

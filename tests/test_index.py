@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from raw_pairs import make_card, make_raw
 
-from dpgan.data.index import SCHEMA, parallel, read_index, scan, write_index
+from dpgan.data.index import parallel, read_index, scan, write_index
+from dpgan.data.scan import SCHEMA
 from dpgan.errors import UserError
 from dpgan.labels import load_card
 

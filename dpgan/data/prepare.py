@@ -19,7 +19,8 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from dpgan.config import need
-from dpgan.data.index import Progress, decode, parallel, pixels_sha256
+from dpgan.data.index import Progress, parallel
+from dpgan.data.scan import decode, pixels_sha256
 from dpgan.errors import UserError
 from dpgan.files import new_folder
 from dpgan.labels import Card
