@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Lowest first; modules of one floor may import each other.
 FLOORS = [
-    {"errors", "settings", "files", "progress", "hardware"},
+    {"errors", "settings", "files", "progress", "hardware", "cluster"},
     {"config", "presets", "labels"},
     {"models", "losses", "data"},
     {"evaluation"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"flows"},
 ]
 OWNERS = {
-    "ray": "dpgan.training.launch",
+    "ray": ("dpgan.cluster", "dpgan.training.launch"),  # its core; Ray Train
     "deepspeed": "dpgan.training.deepspeed_engine",
     "mlflow": "dpgan.registry",
     "prefect": "flows",

@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from raw_pairs import make_card, make_raw
 
-from dpgan.data.index import parallel, read_index, scan, write_index
-from dpgan.data.scan import SCHEMA
+from dpgan.data import index
+from dpgan.data.index import read_index, scan, write_index
+from dpgan.data.layout import Pair
+from dpgan.data.scan import SCHEMA, scan_pair
 from dpgan.errors import UserError
-from dpgan.labels import load_card
+from dpgan.labels import Card, load_card
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -43,11 +46,12 @@ def test_clean_pairs(raw: Path) -> None:
     assert {i: n for i, n in enumerate(row["histogram"]) if n} == expected
 
 
-def test_processes_give_the_same_table_and_progress(raw: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_ray_gives_the_same_table_and_progress(raw: Path) -> None:
     steps: list[tuple[int, int]] = []
     frame = scan(make_card(), raw, progress=lambda done, total: steps.append((done, total)), workers=2)
     assert frame.equals(scan(make_card(), raw, workers=1))
-    assert steps == [(i, 5) for i in range(1, 6)]
+    assert steps == [(i, 5) for i in range(6)]
 
 
 def test_id_spans_folders(tmp_path: Path) -> None:
@@ -169,16 +173,47 @@ def test_index_bytes_are_a_function_of_its_content(raw: Path, tmp_path: Path) ->
     assert [p.name for p in first.parent.iterdir()] == ["index.parquet"]
 
 
-def _fail_at_two(job: int) -> int:
-    if job == 2:
-        raise UserError("job 2")
-    return job
+def test_only_what_changed_is_scanned_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, scanned = tmp_path / "build/rows.sqlite", list[str]()
+
+    def counted(card: Card, raw: Path, pair: Pair) -> dict[str, object]:
+        scanned.append(f"{pair.split}/{pair.id}")
+        return scan_pair(card, raw, pair)
+
+    def again(card: Card) -> list[str]:
+        scanned.clear()
+        assert scan(card, raw, workers=1, memory=memory).equals(scan_afresh(card))
+        return scanned
+
+    def scan_afresh(card: Card) -> pd.DataFrame:
+        with monkeypatch.context() as patched:
+            patched.setattr(index, "scan_pair", scan_pair)
+            return scan(card, raw, workers=1)
+
+    monkeypatch.setattr(index, "scan_pair", counted)
+    everything = ["train/0", "train/1", "train/2", "val/0", "val/1"]
+    assert again(make_card()) == everything
+    assert again(make_card()) == []
+    Image.new("L", (96, 48), 7).save(raw / "labels/train/1.png")
+    assert again(make_card()) == ["train/1"]
+    (raw / "labels/test/0.png").unlink()
+    assert again(make_card()) == ["val/0"]
+    assert again(make_card(title="Another")) == []
+    assert again(make_card(encoding="palette")) == everything, "scanned for another encoding"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_workers_error_reaches_the_caller(workers: int) -> None:
-    with pytest.raises(UserError, match="job 2"):
-        list(parallel(_fail_at_two, range(5), workers=workers))
+def test_an_interrupted_scan_goes_on_where_it_was(raw: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    steps: list[tuple[int, int]] = []
+    memory = tmp_path / "rows.sqlite"
+    with pytest.raises(KeyboardInterrupt):
+        scan(make_card(), raw, interrupt, workers=1, memory=memory)
+    frame = scan(make_card(), raw, lambda *counts: steps.append(counts), workers=1, memory=memory)
+    assert steps == [(3, 5), (4, 5), (5, 5)]
+    assert frame.equals(scan(make_card(), raw, workers=1))
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID} (set DPGAN_CAMVID)")

@@ -65,6 +65,7 @@ def test_palette_and_grey_files(raw: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(train.images[0, ..., 0], np.array(grey.resize((64, 32), Image.Resampling.BICUBIC)))
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_workers_change_nothing(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
     shuffled = frame.sample(frac=1, random_state=0)
     prepare(frame, make_card(), raw, tmp_path / "one", workers=1)
@@ -89,12 +90,37 @@ def test_data_hash_is_of_pixels_classes_and_size(raw: Path, frame: pd.DataFrame,
     assert hashed(make_card(), scan(make_card(), raw, workers=1)) != first
 
 
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nothing_is_half_written(raw: Path, frame: pd.DataFrame, tmp_path: Path, workers: int) -> None:
     (raw / "images/train/2.png").write_bytes(b"gone bad since")
     with pytest.raises(UserError, match=r"images/train/2\.png: cannot be decoded.*dvc repro index"):
         prepare(frame, make_card(), raw, tmp_path / "out", workers=workers)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_interrupted_goes_on(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    def steps_of(card: Card) -> list[int]:
+        steps: list[int] = []
+        prepare(frame, card, raw, tmp_path / "out", lambda done, total: steps.append(done), workers=1)
+        return steps
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(frame, make_card(), raw, tmp_path / "out", interrupt, workers=1)
+    assert not (tmp_path / "out").exists()
+    assert steps_of(make_card()) == [3, 4, 5]
+    prepare(frame, make_card(), raw, tmp_path / "afresh", workers=1)
+    for path in (tmp_path / "afresh").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["afresh", "out", "raw"]
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(frame, make_card(), raw, tmp_path / "out", interrupt, workers=1)
+    assert steps_of(make_card(size=(64, 64))) == [0, 1, 2, 3, 4, 5], "of another size: begun anew"
 
 
 def test_a_failure_keeps_what_was_there(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -110,7 +136,7 @@ def test_an_index_with_errors_is_refused(raw: Path, frame: pd.DataFrame, tmp_pat
     with pytest.raises(UserError, match=r"labels/train/0\.png: holds ids that are not in the card"):
         prepare(frame, make_card(classes=fewer), raw, tmp_path / "out", workers=1)
     (raw / "labels/train/1.png").unlink()
-    with pytest.raises(UserError, match=r"images/train/1\.png: has no label map.*dvc repro validate"):
+    with pytest.raises(UserError, match=r"train/1 cannot be used; `dvc repro validate` says why"):
         prepare(scan(make_card(), raw, workers=1), make_card(), raw, tmp_path / "out", workers=1)
 
 

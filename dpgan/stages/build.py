@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dpgan.data.prepare import Split
 
 INDEX = BUILD / "index.parquet"
+SCANNED = BUILD / "scanned.sqlite"  # rows of earlier scans; no out of dvc.yaml, so that DVC leaves it
 VALIDATION = BUILD / "validation"
 PREPARED = BUILD / "prepared"
 JUDGE, JUDGE_SCORES = BUILD / "judge.safetensors", BUILD / "judge.json"

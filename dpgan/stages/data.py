@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from dpgan.config import need
 from dpgan.files import new_folder, write_json
 from dpgan.labels import load_card
 from dpgan.progress import Progress
-from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, VALIDATION, setup, splits
+from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, SCANNED, VALIDATION, setup, splits
 
 
 def render() -> None:
@@ -18,7 +17,7 @@ def render() -> None:
 
     name = Path.cwd().name
     card = load_card(name, Path.cwd().parent)
-    write_dataset(card, Path("raw"), workers=os.cpu_count() or 1, progress=Progress("render"))
+    write_dataset(card, Path("raw"), progress=Progress("render"))
 
 
 def index() -> None:
@@ -26,7 +25,7 @@ def index() -> None:
     from dpgan.data.index import scan, write_index
 
     params, card = setup()
-    frame = scan(card, Path(params.raw), Progress("index", "pairs"))
+    frame = scan(card, Path(params.raw), Progress("index", "pairs"), memory=SCANNED)
     write_index(frame, INDEX)
 
 
