@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def train() -> None:
     """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
     from dpgan.data.prepare import data_hash
+    from dpgan.data.staging import publish
     from dpgan.models.perceptual import check_vgg19
     from dpgan.registry.provenance import provenance
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
@@ -43,7 +44,8 @@ def train() -> None:
     folder = root / "runs" / f"{card.name}-{who}"
     facts = {"identity": who, "data_hash": data, **provenance(root)}
     fork = root / settings.fork if settings.fork else None
-    job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork)
+    published = publish(root) if params.run.data_cache else None
+    job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork, published)
     _tell_start(job)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "mlflow_run"
