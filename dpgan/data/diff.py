@@ -52,9 +52,10 @@ def diff(before: pd.DataFrame, after: pd.DataFrame, card: Card) -> Diff:
         if tuple(row) in where and None not in tuple(row)
     }
     both = old.index.intersection(new.index)
+    names = both.to_list()
     changed = (old.loc[both].fillna("") != new.loc[both].fillna("")).to_numpy()
     altered = {
-        str(both[i]): " and ".join(kind for kind, differs in zip(KINDS, changed[i], strict=True) if differs)
+        str(names[i]): " and ".join(kind for kind, differs in zip(KINDS, changed[i], strict=True) if differs)
         for i in np.flatnonzero(changed.any(axis=1))
     }
     return Diff(

@@ -100,14 +100,22 @@ def scan(
     return _frame(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
+def dataset_hash(frame: pd.DataFrame) -> str:
+    """The version of a dataset: equal where the pairs and their pixels are, however the files are stored."""
+    digest = hashlib.sha256()
+    for row in frame.sort_values("sample_id").itertuples():
+        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
+    return digest.hexdigest()
+
+
 def _frame(table: pa.Table) -> pd.DataFrame:
     """The table with None, never NaN, where a text is missing, and nullable integers."""
-    integers = {field.name for field in SCHEMA if pa.types.is_integer(field.type)}
+
+    def dtype(kind: pa.DataType) -> str:
+        return "Int32" if pa.types.is_integer(kind) else "float64" if pa.types.is_floating(kind) else "object"
+
     return pd.DataFrame(
-        {
-            name: pd.Series(table[name].to_pylist(), dtype="Int32" if name in integers else object)
-            for name in SCHEMA.names
-        }
+        {field.name: pd.Series(table[field.name].to_pylist(), dtype=dtype(field.type)) for field in SCHEMA}
     )
 
 

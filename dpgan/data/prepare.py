@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from PIL import Image
 
 from dpgan.cluster import each
 from dpgan.config import need
-from dpgan.data.index import SAVED_EVERY, Progress
+from dpgan.data.index import SAVED_EVERY, Progress, dataset_hash
 from dpgan.data.scan import decode, pixels_sha256
 from dpgan.errors import UserError
 from dpgan.labels import Card
@@ -78,10 +79,8 @@ def _resize(raw: Path, card: Card, job: _Job) -> tuple[np.ndarray, np.ndarray]:
 
 def _digest(frame: pd.DataFrame, card: Card) -> str:
     """sha256 that identifies the prepared arrays: decoded pixels of all pairs, the id table, the size."""
-    digest = hashlib.sha256(card.id_table.tobytes() + str(card.size).encode())
-    for row in frame.sort_values(["split", "id"]).itertuples():
-        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
-    return digest.hexdigest()
+    arrays = f"{card.id_table.tobytes().hex()} {card.size} {dataset_hash(frame)}"
+    return hashlib.sha256(arrays.encode()).hexdigest()
 
 
 def _need_space(folder: Path, pairs: int, card: Card) -> None:
@@ -118,20 +117,25 @@ def prepare(
     folder: Path,
     progress: Progress | None = None,
     workers: int | None = None,
+    left_out: Collection[str] = (),
 ) -> None:
     """Write every pair of a validated index, resized to the card's size, below `folder`, on all CPUs of Ray.
 
+    `left_out` are sample ids that stay out (the quarantine).
     `{train,val}_images.npy` uint8 [N, H, W, 3], `{train,val}_labels.npy` uint8 [N, H, W] with class indices,
     and `meta.json`. The folder appears whole or not at all, and replaces one that is there; what was interrupted
     goes on where it was. UserError where a pair cannot be used, a file is no longer what was indexed, or the disk is
     too small.
     """
+    dataset = dataset_hash(frame)
+    frame = frame[~frame["sample_id"].isin(list(left_out))]
     for row in frame[frame["image_sha256"].isna() | frame["label_sha256"].isna()].itertuples():
         raise UserError(f"{raw}: {row.sample_id} cannot be used; `dvc repro validate` says why")
     rows = frame.sort_values(["split", "id"])
     splits = {str(split): pairs for split, pairs in rows.groupby("split")}
     ids = {split: list(pairs["sample_id"]) for split, pairs in splits.items()}
-    meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest, "data_hash": _digest(rows, card)}
+    meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest,
+            "dataset_hash": dataset, "data_hash": _digest(rows, card)}  # fmt: skip
     part = folder.with_name(f".{folder.name}.part")
     filled = _begin(part, meta, card)
     arrays = {split: [open_memmap(path, mode="r+") for path in _paths(part, split)] for split in ids}
@@ -184,3 +188,8 @@ def open_prepared(folder: Path, split: str) -> Split:
 def data_hash(folder: Path) -> str:
     """The version of the prepared data: equal where pixels, ids, classes and size are."""
     return _meta(folder)["data_hash"]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Both versions: `dataset_hash` of the raw pairs, whatever the card makes of them, and `data_hash`."""
+    return {name: _meta(folder)[name] for name in ("dataset_hash", "data_hash")}

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpgan.config import check_fits, identity, train_settings
+from dpgan.config import check_fits, identity, need, train_settings
 from dpgan.errors import Stopped
 from dpgan.files import new_folder, write_json
 from dpgan.progress import Progress
-from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, setup, splits
+from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, VALIDATION, setup, splits
 
 if TYPE_CHECKING:
     from dpgan.training.build import Job
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def train() -> None:
     """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
-    from dpgan.data.prepare import data_hash
+    from dpgan.data.prepare import hashes
     from dpgan.data.staging import publish
     from dpgan.models.perceptual import check_vgg19
     from dpgan.registry.provenance import provenance
@@ -37,12 +37,13 @@ def train() -> None:
         check_vgg19(params.run.vgg19)
     start_ray(params.run)
     resources(params.run)  # what is missing comes up before a run is opened
-    data = data_hash(PREPARED)
-    trains = {"settings": settings.model_dump(mode="json"), "seed": params.seed, "data": data, "card": card.digest}
+    data = hashes(PREPARED)
+    trains = {"settings": settings.model_dump(mode="json"), "seed": params.seed, "data": data["data_hash"],
+              "card": card.digest}  # fmt: skip
     who = identity(trains)
     root = Path.cwd()
     folder = root / "runs" / f"{card.name}-{who}"
-    facts = {"identity": who, "data_hash": data, **provenance(root)}
+    facts = {"identity": who, **data, **provenance(root)}
     fork = root / settings.fork if settings.fork else None
     published = publish(root) if params.run.data_cache else None
     job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork, published)
@@ -64,6 +65,8 @@ def train() -> None:
     )
     kept.write_text(run_id)
     tracker = Tracker(tracking_uri(root), run_id, folder / "spool")
+    for name in ("report.html", "findings.json", "quarantine.json"):
+        tracker.artifact(need(VALIDATION / name, "validate"), "data")
     print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
     with _run_status(tracker.finish):
         launch(job, tracker, Progress("train"))
