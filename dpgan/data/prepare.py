@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Collection
 from contextlib import closing
@@ -91,6 +92,22 @@ def _need_space(folder: Path, pairs: int, card: Card) -> None:
         raise UserError(f"{folder}: the prepared arrays need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 
+class _Array:
+    """An .npy file to write rows into; a memory map would keep all of it in this process's memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.offset: int = np.load(path, mmap_mode="r").offset
+        self.file = path.open("r+b")
+
+    def write(self, position: int, row: np.ndarray) -> None:
+        self.file.seek(self.offset + position * row.nbytes)
+        self.file.write(row.tobytes())
+
+    def save(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
 def _begin(folder: Path, meta: dict[str, Any], card: Card) -> set[tuple[str, int]]:
     """The places that are filled already in a `folder` of the same `meta`; else an empty one with room for all."""
     content = json.dumps(meta, indent=1) + "\n"
@@ -138,7 +155,7 @@ def prepare(
             "dataset_hash": dataset, "data_hash": _digest(rows, card)}  # fmt: skip
     part = folder.with_name(f".{folder.name}.part")
     filled = _begin(part, meta, card)
-    arrays = {split: [open_memmap(path, mode="r+") for path in _paths(part, split)] for split in ids}
+    arrays = {split: [_Array(path) for path in _paths(part, split)] for split in ids}
     jobs = []
     for split, pairs in splits.items():
         columns = zip(*(pairs[name] for name in _Job._fields[2:]), strict=True)
@@ -148,7 +165,7 @@ def prepare(
 
     def save() -> None:
         for array in chain(*arrays.values()):
-            array.flush()
+            array.save()
         with (part / FILLED).open("a") as file:
             file.writelines(f"{job.split} {job.position}\n" for job in unsaved)
         unsaved.clear()
@@ -160,7 +177,7 @@ def prepare(
             for nth, pixels in pairs_of:
                 job = jobs[nth]
                 for array, values in zip(arrays[job.split], pixels, strict=True):
-                    array[job.position] = values
+                    array.write(job.position, values)
                 unsaved.append(job)
                 done += 1
                 if len(unsaved) == SAVED_EVERY:
@@ -169,6 +186,8 @@ def prepare(
                     progress(done, total)
     finally:
         save()
+        for array in chain(*arrays.values()):
+            array.file.close()
     (part / FILLED).unlink()
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
