@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -63,10 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 a user's mistake, 130 or 143 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     quiet_environment()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise unknown_name("stage", arguments[0], COMMANDS, where="dpgan")

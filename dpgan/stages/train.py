@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpgan.config import check_fits, identity, need, train_settings
-from dpgan.errors import Stopped
 from dpgan.files import new_folder, write_json
 from dpgan.progress import Progress
 from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, VALIDATION, setup, splits
@@ -109,12 +107,7 @@ def _tell_start(job: Job) -> None:
 
 @contextmanager
 def _run_status(finish: Callable[[str], None]) -> Iterator[None]:
-    """The MLflow run ends as it really ended; SIGTERM counts as an interruption."""
-
-    def interrupted(number: int, _: object) -> None:
-        raise Stopped(number)
-
-    before = signal.signal(signal.SIGTERM, interrupted)
+    """The MLflow run ends as it really ended."""
     try:
         yield
     except KeyboardInterrupt:
@@ -123,6 +116,4 @@ def _run_status(finish: Callable[[str], None]) -> Iterator[None]:
     except BaseException:
         finish("FAILED")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
     finish("FINISHED")
