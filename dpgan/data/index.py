@@ -81,13 +81,14 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def scan(card: Card, raw: Path, progress: Progress | None = None, workers: int | None = None) -> pd.DataFrame:
-    """The index of a raw folder: columns of `SCHEMA`, one row a pair, sorted by split and id.
+    """The index of a raw folder: columns of `SCHEMA`, one row a pair that the card selects, sorted by split and id.
 
     Decodes every file, in parallel processes. Bad pairs are rows with a `fault`; UserError only where the
     folder is missing or nothing in it fits the card's layout.
     """
     rows = list(parallel(functools.partial(scan_pair, card, raw), find_pairs(card, raw), progress, workers))
-    return _frame(pa.Table.from_pylist(rows, schema=SCHEMA))
+    kept = [row for row in rows if row.get("histogram") is None or card.selects(row["histogram"])]
+    return _frame(pa.Table.from_pylist(kept, schema=SCHEMA))
 
 
 def write_index(frame: pd.DataFrame, path: Path) -> None:
