@@ -1,4 +1,4 @@
-"""Toyscapes scenes in the layouts in which Cityscapes, ADE20K and COCO-Stuff are published, ids and formats included."""
+"""Toyscapes scenes in the layouts in which Cityscapes, ADE20K and COCO-Stuff are published, ids and formats too."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _each(counts: Counts, size: tuple[int, int], write: Callable[[str, int, Scen
 
 
 def write_cityscapes(folder: Path, counts: Counts, size: tuple[int, int] = (64, 128)) -> Path:
-    """leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, with the colour pictures and polygons beside the ids."""
+    """leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, with the pictures and polygons beside the ids."""
     palette = load_card("cityscapes", ROOT / "data")
     cities = {"train": ["aachen", "bochum"], "val": ["frankfurt"]}
 
