@@ -69,7 +69,7 @@ class Rows:
 def scan(
     card: Card, raw: Path, progress: Progress | None = None, workers: int | None = None, memory: Path | None = None
 ) -> pd.DataFrame:
-    """The index of a raw folder: columns of `SCHEMA`, one row a pair, sorted by split and id.
+    """The index of a raw folder: columns of `SCHEMA`, one row a pair that the card selects, sorted by split and id.
 
     Decodes every file, on all CPUs of Ray; with a `memory`, a file for what is found, only those that are not in it
     yet: an interrupted scan goes on where it was. Bad pairs are rows that say so; UserError only where the folder is
@@ -97,7 +97,8 @@ def scan(
                     progress(done, len(pairs))
         finally:
             kept.keep(unsaved)
-    return _frame(pa.Table.from_pylist(rows, schema=SCHEMA))
+    selected = [row for row in rows if row is None or row.get("histogram") is None or card.selects(row["histogram"])]
+    return _frame(pa.Table.from_pylist(selected, schema=SCHEMA))
 
 
 def dataset_hash(frame: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Versions of the data: DVC, as its command line."""
+"""Versions of the data, under DVC: the only module that runs it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ def dvc(root: Path, *words: str) -> str:
         said = [line.removeprefix("ERROR: ") for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise UserError(f"dvc {' '.join(words)}: " + "; ".join(said or [f"ended with code {done.returncode}"]))
     return done.stdout
+
+
+def track(folder: Path, root: Path) -> None:
+    """Version `folder`, below the project `root`: its content goes into DVC's cache, its hash into `<folder>.dvc`.
+
+    UserError where `root` is no DVC project, or DVC refuses.
+    """
+    if not (root / ".dvc").is_dir():
+        raise UserError(
+            f"{root}: not a DVC project, so nothing can be versioned; run `dvc init` here, or use --no-copy"
+        )
+    dvc(root, "add", str(folder.absolute().relative_to(root.absolute())))
 
 
 def index_at(revision: str, root: Path, out: Path) -> None:
