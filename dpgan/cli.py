@@ -30,7 +30,7 @@ STAGES = {
         stages.summary,
     )
 }
-DATA_COMMANDS = ["add", "check"]
+DATA_COMMANDS = ["add", "check", "diff", "accept"]
 COMMANDS = [*STAGES, "data", "ui", "import-checkpoint"]
 PORT_HELP = "port of the MLflow UI on this machine"
 
@@ -79,11 +79,19 @@ def _data_parser(data: argparse.ArgumentParser) -> None:
     check = commands.add_parser("check", help=(datasets.check.__doc__ or "").split("\n")[0])
     check.add_argument("which", metavar="NAME|FOLDER", help="a dataset of data/, or any folder of pairs")
     check.add_argument("--report", type=Path, metavar="FOLDER", help="where the report goes; default: build/check/NAME")
+    diff = commands.add_parser("diff", help=(datasets.diff.__doc__ or "").split("\n")[0])
+    diff.add_argument("before", nargs="?", default="HEAD", help="git revision, or file of an index; default: HEAD")
+    diff.add_argument("after", nargs="?", help="the same; default: the index in build/")
+    commands.add_parser("accept", help=(datasets.accept.__doc__ or "").split("\n")[0])
 
 
 def _run_data(given: argparse.Namespace) -> int:
     if given.data_command == "add":
         return datasets.add(given.name, given.folder, copy=not given.no_copy)
+    if given.data_command == "diff":
+        return datasets.diff(given.before, given.after)
+    if given.data_command == "accept":
+        return datasets.accept()
     return datasets.check(given.which, given.report)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +15,16 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from dpgan.config import BUILD, load_params
+from dpgan.config import BUILD, load_params, need
 from dpgan.data.layout import walk
 from dpgan.errors import UserError
-from dpgan.files import new_folder
+from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dpgan.data.validation import Finding
 
 DATA = Path("data")
@@ -108,6 +111,48 @@ def check(which: str, report: Path | None) -> int:
     console.print(f"{card.name}: {counts}. {verdict.capitalize()}: {_count(errors, 'error')}, ", end="")
     console.print(f"{_count(len(findings) - errors, 'warning')}. Report: {folder / 'report.html'}", soft_wrap=True)
     return 1 if errors else 0
+
+
+def diff(before: str, after: str | None) -> int:
+    """Say what changed between two versions of the dataset: git revisions, files of an index, or the workspace."""
+    from dpgan.data.diff import describe
+    from dpgan.data.diff import diff as compare
+    from dpgan.data.index import dataset_hash
+
+    card = load_card(load_params().dataset)
+    frames = [_index(version, card.name) for version in (before, after)]
+    for version, frame in zip((before, after), frames, strict=True):
+        counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
+        print(f"{card.name} {version or 'in build/'}: {counts}; dataset hash {dataset_hash(frame)[:16]}")
+    print(*describe(compare(*frames, card)), sep="\n")
+    return 0
+
+
+def _index(version: str | None, dataset: str) -> pd.DataFrame:
+    """The index of a git revision, in a file, or in build/."""
+    from dpgan.data.index import read_index
+    from dpgan.data.versions import dataset_at, index_at
+
+    if version is None or Path(version).is_file():
+        return read_index(need(INDEX, "index") if version is None else Path(version))
+    if (there := dataset_at(version, Path.cwd())) != dataset:
+        raise UserError(f"{version} is of dataset {there}, params.yaml of {dataset}: compare versions of one dataset")
+    with tempfile.TemporaryDirectory() as folder:
+        index_at(version, Path.cwd(), Path(folder) / "index.parquet")
+        return read_index(Path(folder) / "index.parquet")
+
+
+def accept() -> int:
+    """Take the indexed dataset as the accepted version: what later versions are held against for drift."""
+    from dpgan.data.facts import summary
+    from dpgan.data.index import read_index
+
+    card = load_card(load_params().dataset)
+    frame = read_index(need(INDEX, "index"))
+    path = card_path(card.name).with_name("accepted.json")
+    write_json(path, summary(frame, card))
+    print(f"Written: {path}. Commit it: drift is measured against it from now on.")
+    return 0
 
 
 def _count(number: int, what: str) -> str:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from dpgan.errors import UserError
 
 
@@ -30,6 +32,28 @@ def track(folder: Path, root: Path) -> None:
     dvc(root, "add", str(folder.absolute().relative_to(root.absolute())))
 
 
+def dataset_at(revision: str, root: Path) -> str:
+    """The dataset that params.yaml names at a git revision."""
+    done = subprocess.run(
+        ["git", "show", f"{revision}:./params.yaml"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(
+            f"{revision!r} is neither a file nor a git revision with a params.yaml ({done.stderr.strip()}); "
+            "`git log --oneline` lists the revisions"
+        )
+    return str(yaml.safe_load(done.stdout)["dataset"])
+
+
 def index_at(revision: str, root: Path, out: Path) -> None:
-    """Write build/index.parquet of a git revision to `out`, from DVC's cache or the remote."""
-    dvc(root, "get", ".", "build/index.parquet", "--rev", revision, "--out", str(out.absolute()), "--quiet")
+    """Write build/index.parquet of a git revision to `out`, from DVC's cache or the remote.
+
+    UserError where the revision has none in its dvc.lock, or neither cache nor remote holds it.
+    """
+    try:
+        dvc(root, "get", ".", "build/index.parquet", "--rev", revision, "--out", str(out.absolute()))
+    except UserError as error:
+        raise UserError(
+            f"no index of {revision}: {error}. A version can be compared where its dvc.lock was committed, and its "
+            "data is in DVC's cache or the remote (`dvc push` there, after `dvc repro`)"
+        ) from None
