@@ -22,7 +22,11 @@ MAX_RAMPS = 0.15
 
 
 class Check(NamedTuple):
-    """An expectation of the suite. `tells` makes the line of a failing row from the columns of `facts`."""
+    """An expectation of the suite.
+
+    `tells` makes the line of a failing row from the columns of `facts`; `beside` is the column of the photo that the
+    report shows beside it.
+    """
 
     name: str
     severity: Severity
@@ -30,6 +34,7 @@ class Check(NamedTuple):
     tells: str
     reason: str
     remedy: str
+    beside: str | None = None
 
 
 def _null(column: str) -> Any:
@@ -93,14 +98,14 @@ def pair_checks(card: Card) -> list[Check]:
               "Restore both maps from the source, or drop `layout.instance` from the card: training does not read it."),
         Check("no validation photo is in training", "error", _null("twin_across"), "{image} = {twin_across}",
               "The score would be taken on photos that training has seen.",
-              "Delete the training pair, or mend `splits` in the card."),
+              "Delete the training pair, or mend `splits` in the card.", beside="twin_across"),
         Check("no validation photo is nearly in training", "error", _null("twin_near"),
               "{image} is nearly {twin_near}",
               "The score would be taken on what training has seen: the same photo, saved anew, or the same scene.",
-              "Delete the training pair; split videos by clip, and fixed cameras by place."),
+              "Delete the training pair; split videos by clip, and fixed cameras by place.", beside="twin_near"),
         Check("no photo stands twice in a split", "warning", _null("twin_within"), "{image} = {twin_within}",
               "It counts twice, in training or in the score.",
-              "Delete one of the two pairs."),
+              "Delete one of the two pairs.", beside="twin_within"),
         Check("label maps hold several classes", "warning", _between("ids_present", low=2),
               "{label}: one class only",
               "A scene of one class is often an unfinished annotation.",

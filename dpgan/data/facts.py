@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def class_pixels(frame: pd.DataFrame, card: Card) -> np.ndarray:
 def class_shares(frame: pd.DataFrame, card: Card) -> dict[str, np.ndarray]:
     """float [C] by split: every class's share of the pixels whose id is in the card."""
     pixels = class_pixels(frame, card)
-    shares = {}
+    shares: dict[str, np.ndarray] = {}
     for split in sorted(card.splits):
         total = pixels[(frame["split"] == split).to_numpy()].sum(axis=0)
         shares[split] = total / max(total.sum(), 1)
@@ -66,22 +66,20 @@ def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
     }
 
 
-def near_duplicates(frame: pd.DataFrame) -> dict[Any, Any]:
-    """The most alike validation photo of every training photo that is nearly one: row label by row label."""
+def near_duplicates(frame: pd.DataFrame) -> dict[str, str]:
+    """The sample ids of training photos that nearly are in validation, each with that of the photo most like it."""
     hashed = frame[frame["image_dhash"].notna()]
     train, val = hashed[hashed["split"] == "train"], hashed[hashed["split"] == "val"]
-    if train.empty or val.empty:
-        return {}
     ours, theirs = (np.array([int(h, 16) for h in part["image_dhash"]], dtype=np.uint64) for part in (train, val))
-    found: dict[Any, tuple[float, Any]] = {}
+    found: dict[str, tuple[float, str]] = {}
     for start in range(0, len(ours), BLOCK):
         distance = np.bitwise_count(ours[start : start + BLOCK, None] ^ theirs[None])
         for i, j in np.argwhere(distance <= NEAR):
-            a, b = train.index[start + i], val.index[j]
-            alike = _correlation(frame.at[a, "image_grey"], frame.at[b, "image_grey"])
-            if alike >= ALIKE and alike > found.get(a, (0.0, None))[0]:
-                found[a] = (alike, b)
-    return {a: b for a, (_, b) in found.items()}
+            one, other = train.iloc[start + i], val.iloc[j]
+            alike = _correlation(one["image_grey"], other["image_grey"])
+            if alike >= ALIKE and alike > found.get(one["sample_id"], (0.0, ""))[0]:
+                found[one["sample_id"]] = (alike, other["sample_id"])
+    return {one: other for one, (_, other) in found.items()}
 
 
 def _correlation(one: str, other: str) -> float:
@@ -100,7 +98,8 @@ def _twins(frame: pd.DataFrame) -> tuple[list[str | None], list[str | None]]:
     across: list[str | None] = []
     within: list[str | None] = []
     seen: dict[tuple[str, str], str] = {}
-    validation = dict(frame.loc[frame["split"] == "val", ["image_sha256", "image"]].itertuples(index=False))
+    val = frame[frame["split"] == "val"]
+    validation: dict[str, str] = dict(zip(val["image_sha256"], val["image"], strict=True))
     for split, sha256, image in frame[["split", "image_sha256", "image"]].itertuples(index=False):
         across.append(validation.get(sha256) if sha256 and split == "train" else None)
         within.append(seen.get((split, sha256)) if sha256 else None)
@@ -128,13 +127,15 @@ def pair_facts(frame: pd.DataFrame, card: Card) -> pd.DataFrame:
     counts, classes = histograms(frame), class_pixels(frame, card)
     height, width = card.size
     across, within = _twins(frame)
-    near = near_duplicates(frame)
+    near, photo = near_duplicates(frame), dict(zip(frame["sample_id"], frame["image"], strict=True))
 
     def texts(values: list[str | None]) -> pd.Series:
         return pd.Series(values, index=frame.index, dtype=object)
 
     def where_read(values: np.ndarray) -> pd.Series:
         return pd.Series(values, index=frame.index, dtype="Int64").where(frame["histogram"].notna())
+
+    labelled = counts.sum(axis=1) - classes[:, card.void].sum(axis=1)
 
     def size(kind: str) -> pd.Series:
         across, down = frame[f"{kind}_width"], frame[f"{kind}_height"]
@@ -151,14 +152,11 @@ def pair_facts(frame: pd.DataFrame, card: Card) -> pd.DataFrame:
         image_size=size("image"),
         label_size=size("label"),
         unknown=texts(unknown),
-        labelled_pixels=where_read(counts.sum(axis=1) - classes[:, card.void].sum(axis=1)),
-        ids_present=where_read((counts > 0).sum(axis=1)),
+        labelled_pixels=where_read(labelled),
+        ids_present=where_read((counts > 0).sum(axis=1)).where(labelled > 0),
         twin_across=texts(across),
         twin_near=texts(
-            [
-                frame.at[near[i], "image"] if i in near and not twin else None
-                for i, twin in zip(frame.index, across, strict=True)
-            ]
+            [photo[near[i]] if i in near and not twin else None for i, twin in zip(photo, across, strict=True)]
         ),
         twin_within=texts(within),
         stretch=(frame["image_width"] / frame["image_height"]) * (height / width),

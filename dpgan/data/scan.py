@@ -52,6 +52,7 @@ SCHEMA = pa.schema(
 )
 
 GREY = 8  # side of the grey thumbnail that confirms near-duplicates
+LOST = 512  # zero bytes in a row: a sector of a disk
 FEW_STEPS = 64  # steps between ids below which a map says nothing about smooth resizing
 PHOTO_MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "CMYK"}  # eight bits a channel: RGB without loss of range
 LABEL_MODES: dict[Encoding, str] = {"ids": "L", "palette": "P", "colors": "RGB"}
@@ -68,7 +69,11 @@ class Decoded(NamedTuple):
 
 
 def decode(path: Path) -> Decoded:
-    """Decode a whole image file. Only a full `load` finds a truncated JPEG: headers and `verify` do not."""
+    """Decode a whole image file. Only a full `load` finds a truncated JPEG: headers and `verify` do not.
+
+    libjpeg mends damage inside a JPEG without a word. A block of zero bytes, where a download or a disk lost one, is
+    told as a note: a photo that is one colour all over may hold one, too.
+    """
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -78,7 +83,10 @@ def decode(path: Path) -> Decoded:
             return Decoded(None, "cannot be decoded: not an image file", None)
         except Exception as error:  # Pillow's decoders let any exception through on bad bytes
             return Decoded(None, f"cannot be decoded: {error or type(error).__name__}", None)
-    return Decoded(image, None, "; ".join(dict.fromkeys(str(w.message) for w in said)) or None)
+    notes = list(dict.fromkeys(str(w.message) for w in said))
+    if image.format == "JPEG" and bytes(LOST) in path.read_bytes():
+        notes.append(f"{LOST} zero bytes in a row: part of the file may be lost")
+    return Decoded(image, None, "; ".join(notes) or None)
 
 
 def decode_ids(path: Path, card: Card) -> Decoded:
@@ -87,8 +95,9 @@ def decode_ids(path: Path, card: Card) -> Decoded:
     A pixel of an unknown colour (encoding `colors`) gets an id that the card does not have.
     """
     image, fault, note = decode(path)
-    fault = fault or (image and encoding_fault(path, image, card.encoding))
-    return Decoded(None, fault, note) if image is None or fault else Decoded(_ids(image, card), None, note)
+    if image is not None and (fault := encoding_fault(path, image, card.encoding)) is None:
+        image = _ids(image, card)
+    return Decoded(None if fault else image, fault, note)
 
 
 def bits(path: Path, image: Image.Image) -> int:
@@ -105,7 +114,7 @@ def encoding_fault(path: Path, image: Image.Image, encoding: Encoding) -> str | 
     depth, mode = bits(path, image), image.mode
     if image.format in ("JPEG", "MPO"):
         return "is a JPEG, whose compression changes ids; get the maps in a lossless format"
-    if mode in ("1", "L", "RGB") and depth != 8 or mode.startswith(("I", "F")):
+    if (mode in ("1", "L", "RGB") and depth != 8) or mode.startswith(("I", "F")):
         what = "grey" if mode != "RGB" else "RGB"
         return f"is {depth}-bit {what}; save its ids as 8 bits a pixel"
     if mode in ("LA", "PA", "RGBA"):
@@ -167,8 +176,8 @@ def ramps(ids: np.ndarray) -> float:
     """
     left, middle, right = ids[:, :-2], ids[:, 1:-1], ids[:, 2:]
     between = ((left < middle) & (middle < right)) | ((left > middle) & (middle > right))
-    steps = np.count_nonzero(ids[:, 1:] != ids[:, :-1])
-    return float(np.count_nonzero(between) / max(steps, FEW_STEPS))
+    steps = int(np.count_nonzero(ids[:, 1:] != ids[:, :-1]))
+    return int(np.count_nonzero(between)) / max(steps, FEW_STEPS)
 
 
 def _photo_facts(path: Path) -> tuple[dict[str, Any], str | None, str | None]:

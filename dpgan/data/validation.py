@@ -33,6 +33,7 @@ class Finding:
     remedy: str
     samples: list[str]  # sample ids, or the names of splits
     details: list[str]  # a line each: the file, and what is wrong with it
+    beside: list[str]  # a photo each to compare with, relative to the raw folder; empty where there is none
 
     @property
     def count(self) -> int:
@@ -63,7 +64,9 @@ class _Expectations:
         """Data Docs of all that was held, into `folder`; `index.html` is its first page."""
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.absolute())}
         site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store}
-        self.context.add_data_docs_site("docs", {**site, "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}})
+        self.context.add_data_docs_site(
+            "docs", {**site, "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
+        )
         self.context.build_data_docs(site_names=["docs"])
 
     def findings(self, name: str, table: pd.DataFrame, checks: list[Check]) -> list[Finding]:
@@ -78,14 +81,15 @@ class _Expectations:
         definition = self.context.validation_definitions.add(
             gx.ValidationDefinition(name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite)
         )
-        checkpoint = gx.Checkpoint(name=name, validation_definitions=[definition], result_format={
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["sample_id"],
-            "return_unexpected_index_query": False,
-        })  # fmt: skip
-        outcome = self.context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
-        (result,) = outcome.run_results.values()
-        rows = {row["sample_id"]: row for row in table.to_dict("records")}
+        result = definition.run(
+            batch_parameters={"dataframe": table},
+            result_format={
+                "result_format": "COMPLETE",
+                "unexpected_index_column_names": ["sample_id"],
+                "return_unexpected_index_query": False,
+            },
+        )
+        rows: dict[str, dict[Any, Any]] = {row["sample_id"]: row for row in table.to_dict("records")}
         found = []
         for one in sorted(result.results, key=lambda one: one.expectation_config.meta["position"]):
             check = checks[one.expectation_config.meta["position"]]
@@ -94,8 +98,9 @@ class _Expectations:
             if not one.result:  # the expectation itself failed to run
                 raise RuntimeError(f"{check.name}: {one.exception_info}")
             samples = [row["sample_id"] for row in one.result["unexpected_index_list"]]
-            details = [check.tells.format(**rows[sample]) for sample in samples]
-            found.append(Finding(check.name, check.severity, check.reason, check.remedy, samples, details))
+            details = [check.tells.format_map(rows[sample]) for sample in samples]
+            beside = [rows[sample][check.beside] for sample in samples] if check.beside else []
+            found.append(Finding(check.name, check.severity, check.reason, check.remedy, samples, details, beside))
         return found
 
 
