@@ -130,8 +130,8 @@ def _environment() -> jinja2.Environment:
 
 def percent(share: float) -> str:
     """A share of the pixels with two digits that count: 31.7%, 0.12%, 0.0041%."""
-    if share == 0:
-        return "0"
+    if 0 < share < FLOOR:
+        return f"<{FLOOR:.3%}"
     return f"{share:.1%}" if share >= 0.01 else f"{share * 100:.2g}%"
 
 

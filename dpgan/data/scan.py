@@ -121,6 +121,8 @@ def encoding_fault(path: Path, image: Image.Image, encoding: Encoding) -> str | 
         return f"has an alpha channel (mode {mode}); drop it: `Image.open(FILE).convert('{mode[:-1]}')`"
     if mode == LABEL_MODES[encoding]:
         return None
+    if mode == "RGB" and len({channel.tobytes() for channel in image.split()}) == 1:
+        return "is grey, saved as RGB; save one channel: `Image.open(FILE).getchannel(0)`"
     meant = f"; set `encoding: {ENCODING_OF[mode]}` in the card if all are" if mode in ENCODING_OF else ""
     return f"has mode {mode}, where `encoding: {encoding}` of the card means {LABEL_MODES[encoding]}{meant}"
 
