@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpgan import stages
+from dpgan import datasets, stages
 from dpgan.config import quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.imports import import_checkpoint
@@ -29,7 +30,8 @@ STAGES = {
         stages.summary,
     )
 }
-COMMANDS = [*STAGES, "ui", "import-checkpoint"]
+DATA_COMMANDS = ["add", "check", "diff", "accept"]
+COMMANDS = [*STAGES, "data", "ui", "import-checkpoint"]
 PORT_HELP = "port of the MLflow UI on this machine"
 
 
@@ -60,21 +62,61 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("file", type=Path, help="state dict of a generator or discriminator: .pth, .safetensors")
     load.add_argument("--out", type=Path, help="save it as ours: a .safetensors file")
     load.add_argument("--register", action="store_true", help="register it for the dataset of params.yaml")
+    _data_parser(commands.add_parser("data", help="Datasets: add your own, check any."))
     return parser
 
 
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
+
+
+def _data_parser(data: argparse.ArgumentParser) -> None:
+    commands = data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+    add = commands.add_parser("add", help=(datasets.add.__doc__ or "").split("\n")[0])
+    add.add_argument("name", help="of the dataset: its folder in data/")
+    add.add_argument("folder", type=Path, help="photos and label maps, in any common layout")
+    add.add_argument("--no-copy", action="store_true", help="leave the files where they are, unversioned")
+    check = commands.add_parser("check", help=(datasets.check.__doc__ or "").split("\n")[0])
+    check.add_argument("which", metavar="NAME|FOLDER", help="a dataset of data/, or any folder of pairs")
+    check.add_argument("--report", type=Path, metavar="FOLDER", help="where the report goes; default: build/check/NAME")
+    diff = commands.add_parser("diff", help=(datasets.diff.__doc__ or "").split("\n")[0])
+    diff.add_argument("before", nargs="?", default="HEAD", help="git revision, or file of an index; default: HEAD")
+    diff.add_argument("after", nargs="?", help="the same; default: the index in build/")
+    commands.add_parser("accept", help=(datasets.accept.__doc__ or "").split("\n")[0])
+
+
+def _run_data(given: argparse.Namespace) -> int:
+    if given.data_command == "add":
+        return datasets.add(given.name, given.folder, copy=not given.no_copy)
+    if given.data_command == "diff":
+        return datasets.diff(given.before, given.after)
+    if given.data_command == "accept":
+        return datasets.accept()
+    return datasets.check(given.which, given.report)
+
+
+def _known(word: Sequence[str], commands: Sequence[str], kind: str, where: str) -> None:
+    """UserError with the nearest command where the first word is none."""
+    if word and not word[0].startswith("-") and word[0] not in commands:
+        raise unknown_name(kind, word[0], commands, where=where)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 a user's mistake, 130 or 143 interrupted."""
+    """Run one command; the exit code: 0 done, 1 a check failed, 2 a user's mistake, 130 or 143 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     quiet_environment()
+    signal.signal(signal.SIGTERM, _stop)
     try:
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-            raise unknown_name("stage", arguments[0], COMMANDS, where="dpgan")
+        _known(arguments, COMMANDS, "stage", "dpgan")
+        if arguments[:1] == ["data"]:
+            _known(arguments[1:], DATA_COMMANDS, "command", "dpgan data")
         given = _parser().parse_args(arguments)
         if given.command == "ui":
             open_ui(given.port)
         elif given.command == "import-checkpoint":
             import_checkpoint(given.file, given.out, given.register)
+        elif given.command == "data":
+            return _run_data(given)
         else:
             STAGES[given.command]()
     except UserError as error:

@@ -31,6 +31,7 @@ def start_ray(cpus: int) -> None:
     if ray.is_initialized():
         return
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    handler = signal.getsignal(signal.SIGTERM)  # Ray's own aborts, with addresses of machine code
     address = os.environ.get("RAY_ADDRESS")
     if address:
         host, _, port = address.rpartition(":")
@@ -38,6 +39,7 @@ def start_ray(cpus: int) -> None:
             if host and port.isdigit():  # asked first: Ray alone would retry for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(**quiet)
+            signal.signal(signal.SIGTERM, handler)
         except OSError as error:
             raise UserError(
                 f"RAY_ADDRESS={address}: no Ray cluster lets us join ({error}); start it, bring its token "
@@ -47,10 +49,11 @@ def start_ray(cpus: int) -> None:
     else:
         # Ray's processes inherit the mask: a SIGTERM for the process group must leave them alone until the workers
         # have written a checkpoint. (Ray does the same with SIGINT.)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         # "local": our own, also where `ray start` has left one running.
         ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def each(

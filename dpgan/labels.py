@@ -9,6 +9,7 @@ A card is `data/<name>/dataset.yaml`. Two id spaces exist, and only this module 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dpgan.settings import Model, load_yaml, parse, unknown_name
+from dpgan.settings import Model, load_yaml, nearest, parse, unknown_name
 
 Size = Annotated[tuple[int, int], Field(description="height, width in pixels; multiples of 32")]
 Role = Literal["train", "val"]
@@ -24,12 +25,15 @@ Role = Literal["train", "val"]
 Encoding = Literal["ids", "palette", "colors"]
 
 
+Channel = Annotated[int, Field(ge=0, le=255)]
+
+
 class ClassInfo(Model):
     """One row of a card's class list."""
 
-    id: int = Field(ge=0, le=255, description="grey value in the raw label files")
-    name: str
-    color: tuple[int, int, int]
+    id: int = Field(ge=0, le=255, description="raw id; with `encoding: colors` any number that no other class has")
+    name: str = Field(min_length=1, description="as reports and `select` call it; no two classes share one")
+    color: tuple[Channel, Channel, Channel] = Field(description="RGB in pictures of label maps")
     evaluate: bool = Field(default=False, description="counts in mIoU")
     void: bool = Field(default=False, description="don't care: weight 0 in the losses, ignored in mIoU")
 
@@ -40,9 +44,19 @@ class Layout(Model):
     `{id}` may span folders: `leftImg8bit/{split}/{id}_leftImg8bit.png` pairs Cityscapes, city folders included.
     """
 
-    image: str
-    label: str
-    instance: str | None = None
+    image: str = Field(description="photos")
+    label: str = Field(description="label maps")
+    instance: str | None = Field(default=None, description="instance maps: class id * 1000 + number, 16-bit")
+    ids: str | None = Field(
+        default=None, description="text file with the ids of a split, one a line, where paths do not tell the split"
+    )
+
+
+class Select(Model):
+    """A subset of the pairs by the classes of their label maps; both conditions must hold."""
+
+    any: list[str] = Field(default=[], description="names of classes: one of them at least is in the map")
+    none: list[str] = Field(default=[], description="names of classes: none of them is in the map")
 
 
 class Toyscapes(Model):
@@ -57,9 +71,9 @@ class Toyscapes(Model):
 class Card(Model):
     """A dataset as dpgan knows it; read from `data/<name>/dataset.yaml`."""
 
-    name: str
-    title: str
-    licence: str
+    name: str = Field(description="the name of its folder in data/; models are registered as dpgan-<name>")
+    title: str = Field(description="one line for reports")
+    licence: str = Field(description="of the photos, and what it allows")
     layout: Layout
     splits: dict[Role, str] = Field(description="the folder name that stands for {split}, by role")
     size: Size = Field(description="training resolution: height, width")
@@ -68,27 +82,51 @@ class Card(Model):
     min_pairs: int = Field(default=8, ge=1, description="fewest pairs a split may have")
     max_faulty: float = Field(default=0.01, ge=0, lt=1, description="share of a split's pairs that may be left out")
     max_stretch: float = Field(default=1.2, ge=1, description="how far `size` may change a photo's aspect ratio")
+    select: Select | None = Field(default=None, description="which of the pairs belong to the dataset; default: all")
+    other_editions: dict[str, str] = Field(
+        default={}, description="file name with wildcards -> the edition it gives away, which this card does not fit"
+    )
     toyscapes: Toyscapes | None = Field(default=None, description="recipe, where the raw files are rendered")
     classes: list[ClassInfo] = Field(min_length=2, max_length=255)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Card:
-        ids = [c.id for c in self.classes]
-        twice = sorted({i for i in ids if ids.count(i) > 1})
-        if twice:
-            raise ValueError(f"classes: id {twice[0]} stands twice; every id belongs to one class")
+    def _classes_are_told_apart(self) -> Card:
+        by_id, by_name, by_color = Counter[int](), Counter[str](), Counter[tuple[int, int, int]]()
+        for info in self.classes:
+            by_id[info.id] += 1
+            by_name[info.name] += 1
+            by_color[info.color] += 1
+            if by_id[info.id] > 1:
+                raise ValueError(f"classes: id {info.id} stands twice; every id belongs to one class")
+            if by_name[info.name] > 1:
+                raise ValueError(f"classes: two are called {info.name!r}; reports could not tell them apart")
+            if by_color[info.color] > 1 and self.encoding == "colors":
+                raise ValueError(
+                    f"classes: {info.name} has the color {list(info.color)} of another class; with `encoding: colors` "
+                    "a pixel's color must tell its class"
+                )
+            if info.evaluate and info.void:
+                raise ValueError(
+                    f"classes: {info.name} is both `evaluate` and `void`; a don't-care class cannot count in mIoU"
+                )
         if not any(c.evaluate for c in self.classes):
             raise ValueError("classes: none has `evaluate: true`; mIoU needs at least one")
+        for name in [*self.select.any, *self.select.none] if self.select else []:
+            if name not in by_name:
+                guess = nearest(name, by_name)
+                hint = f"; did you mean {guess!r}?" if guess else ""
+                raise ValueError(f"select: no class is called {name!r}{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _files_can_be_found(self) -> Card:
         if set(self.splits) != {"train", "val"}:
             raise ValueError("splits: both `train` and `val` must name a folder")
-        both = [c.name for c in self.classes if c.evaluate and c.void]
-        if both:
-            raise ValueError(
-                f"classes: {both[0]} is both `evaluate` and `void`; a don't-care class cannot count in mIoU"
-            )
         for key, pattern in self.layout.model_dump(exclude_none=True).items():
-            if "{id}" not in pattern:
+            if "{id}" not in pattern and key != "ids":
                 raise ValueError(f"layout.{key}: {pattern!r} lacks {{id}}, which names the pair")
+            if "{split}" not in pattern and (key == "ids" or not self.layout.ids):
+                raise ValueError(f"layout.{key}: {pattern!r} lacks {{split}}: both splits would hold the same files")
         for height_or_width in self.size:
             if height_or_width < 32 or height_or_width % 32:
                 raise ValueError(f"size: {height_or_width} is not a multiple of 32")
@@ -121,6 +159,14 @@ class Card(Model):
         for index, info in enumerate(self.classes):
             table[info.id] = index
         return table
+
+    def selects(self, histogram: np.ndarray) -> bool:
+        """Whether a label map with `histogram` (int [256]: pixels by raw id) is in the subset that `select` names."""
+        if self.select is None:
+            return True
+        present = {info.name for info in self.classes if histogram[info.id]}
+        some = not self.select.any or not present.isdisjoint(self.select.any)
+        return some and present.isdisjoint(self.select.none)
 
     def colorize(self, labels: np.ndarray) -> np.ndarray:
         """Class indices uint8 [..., H, W] -> RGB uint8 [..., H, W, 3] in the card's palette."""

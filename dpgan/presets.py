@@ -38,6 +38,7 @@ _SMALL: dict[str, Any] = {
 
 # Photos of the training splits, from the paper's section 4.
 _CITYSCAPES, _ADE20K, _ADE20K_OUTDOOR = 2975, 20210, 9649
+_COCO_STUFF = 118287
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper-cityscapes": {**_PAPER, "images": 200 * _CITYSCAPES},
@@ -46,6 +47,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released-cityscapes": {**_RELEASED_CITYSCAPES, "images": 200 * _CITYSCAPES},
     "released-ade20k": {**_RELEASED_ADE20K, "images": 200 * _ADE20K},
     "released-ade20k-outdoor": {**_RELEASED_ADE20K, "images": 200 * _ADE20K_OUTDOOR},
+    # The paper did not train COCO-Stuff: its settings, over the 100 epochs that SPADE takes (NVlabs/SPADE, issue 51).
+    "coco-stuff": {**_PAPER, "images": 100 * _COCO_STUFF},
     "toyscapes": {**_SMALL, "images": 4800, "evaluate_images": 1200},
     "camvid": {**_SMALL, "images": 4800, "evaluate_images": 1200},
 }

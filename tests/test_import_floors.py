@@ -16,7 +16,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"registry"},
-    {"stages", "imports", "cli"},
+    {"stages", "imports", "datasets", "cli"},
     {"flows"},
 ]
 OWNERS = {

@@ -69,7 +69,7 @@ class Rows:
 def scan(
     card: Card, raw: Path, progress: Progress | None = None, workers: int | None = None, memory: Path | None = None
 ) -> pd.DataFrame:
-    """The index of a raw folder: columns of `SCHEMA`, one row a pair, sorted by split and id.
+    """The index of a raw folder: columns of `SCHEMA`, one row a pair that the card selects, sorted by split and id.
 
     Decodes every file, on all CPUs of Ray; with a `memory`, a file for what is found, only those that are not in it
     yet: an interrupted scan goes on where it was. Bad pairs are rows that say so; UserError only where the folder is
@@ -97,17 +97,26 @@ def scan(
                     progress(done, len(pairs))
         finally:
             kept.keep(unsaved)
-    return _frame(pa.Table.from_pylist(rows, schema=SCHEMA))
+    selected = [row for row in rows if row is None or row.get("histogram") is None or card.selects(row["histogram"])]
+    return _frame(pa.Table.from_pylist(selected, schema=SCHEMA))
+
+
+def dataset_hash(frame: pd.DataFrame) -> str:
+    """The version of a dataset: equal where the pairs and their pixels are, however the files are stored."""
+    digest = hashlib.sha256()
+    for row in frame.sort_values("sample_id").itertuples():
+        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
     """The table with None, never NaN, where a text is missing, and nullable integers."""
-    integers = {field.name for field in SCHEMA if pa.types.is_integer(field.type)}
+
+    def dtype(kind: pa.DataType) -> str:
+        return "Int32" if pa.types.is_integer(kind) else "float64" if pa.types.is_floating(kind) else "object"
+
     return pd.DataFrame(
-        {
-            name: pd.Series(table[name].to_pylist(), dtype="Int32" if name in integers else object)
-            for name in SCHEMA.names
-        }
+        {field.name: pd.Series(table[field.name].to_pylist(), dtype=dtype(field.type)) for field in SCHEMA}
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from dpgan.errors import UserError
-from dpgan.labels import Card, Role
+from dpgan.labels import Card, Layout, Role
+
+SHOWN = 5  # files in an error message
 
 
 class Pair(NamedTuple):
@@ -22,30 +26,95 @@ class Pair(NamedTuple):
     missing: str | None  # the fault, where a partner is missing
 
 
-def _listing(raw: Path, pattern: str, split: str) -> dict[str, str]:
-    """Files below `raw` that fit a layout pattern: relative POSIX path by id."""
-    pattern = pattern.replace("{split}", split)
+class Files(NamedTuple):
+    """The files of a split, path by id, as a layout sorts them."""
+
+    image: dict[str, str]
+    label: dict[str, str]
+    instance: dict[str, str]
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Every file below `folder` as a relative POSIX path, sorted; what archivers and desktops hide is left out."""
+    for where, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        below = Path(where).relative_to(folder)
+        yield from ((below / name).as_posix() for name in sorted(names) if not name.startswith("."))
+
+
+def _listing(raw: Path, pattern: str) -> dict[str, str]:
+    """Files below `raw` that fit a pattern without {split}: path by id."""
     before, after = pattern.split("{id}", maxsplit=1)
     fits = re.compile(re.escape(before) + "(.+)" + re.escape(after))
-    found = {}
-    for folder, _, names in os.walk(raw / before.rpartition("/")[0], followlinks=True):
-        for name in names:
-            path = (Path(folder) / name).relative_to(raw).as_posix()
-            if match := fits.fullmatch(path):
-                found[match[1]] = path
-    return found
+    top = before.rpartition("/")[0]
+    paths = (f"{top}/{path}" if top else path for path in walk(raw / top))
+    return {match[1]: path for path in paths if (match := fits.fullmatch(path))}
 
 
-def _no_files(card: Card, raw: Path, pattern: str, split: str) -> UserError:
-    """No file fits a pattern: say what was looked for, and what lies there instead."""
-    looked_for = pattern.replace("{split}", split)
-    files = (p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file())
-    found = ", ".join(name for name, _ in zip(files, range(5), strict=False))
+def files_of(raw: Path, layout: Layout, split: str) -> Files:
+    """What lies in the raw folder for one split. A file that fits several patterns belongs to the longest."""
+    patterns = {k: p.replace("{split}", split) for k, p in layout.model_dump(exclude={"ids"}).items() if p is not None}
+    found: dict[str, dict[str, str]] = {}
+    taken: set[str] = set()
+    for kind in sorted(patterns, key=lambda kind: -len(patterns[kind])):
+        found[kind] = {id_: path for id_, path in _listing(raw, patterns[kind]).items() if path not in taken}
+        taken |= set(found[kind].values())
+    return Files(found["image"], found["label"], found.get("instance", {}))
+
+
+def _listed_ids(card: Card, raw: Path, split: str) -> list[str] | None:
+    """The ids that the split's list file names; None where the layout has none."""
+    if card.layout.ids is None:
+        return None
+    path = raw / card.layout.ids.replace("{split}", split)
+    try:
+        ids = path.read_text().split("\n")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else "not a text file"
+        raise UserError(
+            f"{path}: {what}; it must hold the ids of {split}, one a line (layout.ids of the card)"
+        ) from None
+    return list(dict.fromkeys(stripped for line in ids if (stripped := line.strip())))
+
+
+def _no_files(card: Card, raw: Path, pattern: str) -> UserError:
+    """No file fits a pattern: say what was looked for, what lies there instead, and what that looks like."""
+    says = f"{raw}: no file fits {pattern!r}, the layout of data/{card.name}/dataset.yaml"
+    files = list(walk(raw))
+    for edition, what in card.other_editions.items():
+        if fnmatch.filter((Path(path).name for path in files), edition):
+            return UserError(
+                f"{says}. There are {edition} files: this is {what}, another edition than the card describes; "
+                f"data/{card.name}/README.md says which one to get"
+            )
+    for folder in (*sorted(raw.glob("*/")), *sorted(raw.glob("*/*/")), *raw.resolve().parents[:2]):
+        if _listing(folder, pattern):
+            return UserError(f"{says}, but files of {folder} do: set `raw` in params.yaml to that folder")
+    found = ", ".join(files[:SHOWN]) + (f" and {len(files) - SHOWN} more" if len(files) > SHOWN else "")
     return UserError(
-        f"{raw}: no file fits {looked_for!r}, the layout of data/{card.name}/dataset.yaml; "
-        f"found {'instead: ' + found if found else 'no file at all'}. "
+        f"{says}; found {'instead: ' + found if found else 'no file at all'}. "
         f"Lay the files out like that, or mend `raw` in params.yaml or `layout` in the card"
     )
+
+
+def _pairs(card: Card, raw: Path, role: Role, split: str) -> Iterator[Pair]:
+    layout = card.layout
+    expected = {k: p.replace("{split}", split) for k, p in layout.model_dump().items() if p is not None}
+    files = files_of(raw, layout, split)
+    for found, pattern in ((files.image, expected["image"]), (files.label, expected["label"])):
+        if not found:
+            raise _no_files(card, raw, pattern)
+    ids = _listed_ids(card, raw, split)
+    for id_ in sorted(files.image.keys() | files.label.keys()) if ids is None else sorted(ids):
+        image, label = files.image.get(id_), files.label.get(id_)
+        missing = None
+        if image is None and label is None:
+            missing = f"{expected['ids']}: lists {id_}, of which there is neither photo nor label map"
+        elif label is None:
+            missing = f"{image}: has no label map (expected {expected['label'].replace('{id}', id_)})"
+        elif image is None:
+            missing = f"{label}: has no photo (expected {expected['image'].replace('{id}', id_)})"
+        yield Pair(role, id_, image, label, files.instance.get(id_), missing)
 
 
 def find_pairs(card: Card, raw: Path) -> list[Pair]:
@@ -55,21 +124,4 @@ def find_pairs(card: Card, raw: Path) -> list[Pair]:
             f"{raw}: no such folder; set `raw` in params.yaml to the folder that holds the raw pairs of "
             f"{card.name} (data/{card.name}/README.md says how to obtain them)"
         )
-    pairs = []
-    for role, split in sorted(card.splits.items()):
-        layout = card.layout
-        images, labels = (_listing(raw, pattern, split) for pattern in (layout.image, layout.label))
-        for found, pattern in ((images, layout.image), (labels, layout.label)):
-            if not found:
-                raise _no_files(card, raw, pattern, split)
-        instances = _listing(raw, layout.instance, split) if layout.instance else {}
-        for id_ in sorted(images.keys() | labels.keys()):
-            missing = None
-            if id_ not in labels:
-                expected = layout.label.replace("{split}", split).replace("{id}", id_)
-                missing = f"{images[id_]}: has no label map (expected {expected})"
-            elif id_ not in images:
-                expected = layout.image.replace("{split}", split).replace("{id}", id_)
-                missing = f"{labels[id_]}: has no photo (expected {expected})"
-            pairs.append(Pair(role, id_, images.get(id_), labels.get(id_), instances.get(id_), missing))
-    return pairs
+    return [pair for role, split in sorted(card.splits.items()) for pair in _pairs(card, raw, role, split)]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +24,7 @@ from PIL import Image
 
 from dpgan.cluster import each
 from dpgan.config import need
-from dpgan.data.index import SAVED_EVERY, Progress
+from dpgan.data.index import SAVED_EVERY, Progress, dataset_hash
 from dpgan.data.scan import decode, pixels_sha256
 from dpgan.errors import UserError
 from dpgan.labels import Card
@@ -78,10 +80,8 @@ def _resize(raw: Path, card: Card, job: _Job) -> tuple[np.ndarray, np.ndarray]:
 
 def _digest(frame: pd.DataFrame, card: Card) -> str:
     """sha256 that identifies the prepared arrays: decoded pixels of all pairs, the id table, the size."""
-    digest = hashlib.sha256(card.id_table.tobytes() + str(card.size).encode())
-    for row in frame.sort_values(["split", "id"]).itertuples():
-        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
-    return digest.hexdigest()
+    arrays = f"{card.id_table.tobytes().hex()} {card.size} {dataset_hash(frame)}"
+    return hashlib.sha256(arrays.encode()).hexdigest()
 
 
 def _need_space(folder: Path, pairs: int, card: Card) -> None:
@@ -90,6 +90,22 @@ def _need_space(folder: Path, pairs: int, card: Card) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{folder}: the prepared arrays need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+
+
+class _Array:
+    """An .npy file to write rows into; a memory map would keep all of it in this process's memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.offset: int = np.load(path, mmap_mode="r").offset
+        self.file = path.open("r+b")
+
+    def write(self, position: int, row: np.ndarray) -> None:
+        self.file.seek(self.offset + position * row.nbytes)
+        self.file.write(row.tobytes())
+
+    def save(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
 
 def _begin(folder: Path, meta: dict[str, Any], card: Card) -> set[tuple[str, int]]:
@@ -118,23 +134,28 @@ def prepare(
     folder: Path,
     progress: Progress | None = None,
     workers: int | None = None,
+    left_out: Collection[str] = (),
 ) -> None:
     """Write every pair of a validated index, resized to the card's size, below `folder`, on all CPUs of Ray.
 
+    `left_out` are sample ids that stay out (the quarantine).
     `{train,val}_images.npy` uint8 [N, H, W, 3], `{train,val}_labels.npy` uint8 [N, H, W] with class indices,
     and `meta.json`. The folder appears whole or not at all, and replaces one that is there; what was interrupted
     goes on where it was. UserError where a pair cannot be used, a file is no longer what was indexed, or the disk is
     too small.
     """
+    dataset = dataset_hash(frame)
+    frame = frame[~frame["sample_id"].isin(list(left_out))]
     for row in frame[frame["image_sha256"].isna() | frame["label_sha256"].isna()].itertuples():
         raise UserError(f"{raw}: {row.sample_id} cannot be used; `dvc repro validate` says why")
     rows = frame.sort_values(["split", "id"])
     splits = {str(split): pairs for split, pairs in rows.groupby("split")}
     ids = {split: list(pairs["sample_id"]) for split, pairs in splits.items()}
-    meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest, "data_hash": _digest(rows, card)}
+    meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest,
+            "dataset_hash": dataset, "data_hash": _digest(rows, card)}  # fmt: skip
     part = folder.with_name(f".{folder.name}.part")
     filled = _begin(part, meta, card)
-    arrays = {split: [open_memmap(path, mode="r+") for path in _paths(part, split)] for split in ids}
+    arrays = {split: [_Array(path) for path in _paths(part, split)] for split in ids}
     jobs = []
     for split, pairs in splits.items():
         columns = zip(*(pairs[name] for name in _Job._fields[2:]), strict=True)
@@ -144,7 +165,7 @@ def prepare(
 
     def save() -> None:
         for array in chain(*arrays.values()):
-            array.flush()
+            array.save()
         with (part / FILLED).open("a") as file:
             file.writelines(f"{job.split} {job.position}\n" for job in unsaved)
         unsaved.clear()
@@ -156,7 +177,7 @@ def prepare(
             for nth, pixels in pairs_of:
                 job = jobs[nth]
                 for array, values in zip(arrays[job.split], pixels, strict=True):
-                    array[job.position] = values
+                    array.write(job.position, values)
                 unsaved.append(job)
                 done += 1
                 if len(unsaved) == SAVED_EVERY:
@@ -165,6 +186,8 @@ def prepare(
                     progress(done, total)
     finally:
         save()
+        for array in chain(*arrays.values()):
+            array.file.close()
     (part / FILLED).unlink()
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -184,3 +207,8 @@ def open_prepared(folder: Path, split: str) -> Split:
 def data_hash(folder: Path) -> str:
     """The version of the prepared data: equal where pixels, ids, classes and size are."""
     return _meta(folder)["data_hash"]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Both versions: `dataset_hash` of the raw pairs, whatever the card makes of them, and `data_hash`."""
+    return {name: _meta(folder)[name] for name in ("dataset_hash", "data_hash")}

@@ -9,9 +9,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
+import ray.train.collective
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -19,6 +21,7 @@ from ray.util.queue import Empty, Queue
 
 from dpgan import cluster
 from dpgan.config import RunSettings, quiet_environment
+from dpgan.data.staging import fetch
 from dpgan.errors import Stopped, UserError
 from dpgan.training.build import Job
 from dpgan.training.guard import NonFiniteError
@@ -141,7 +144,7 @@ def _read(
             if isinstance(message, UserError):
                 mistakes.append(message)
             elif isinstance(message, str):
-                print(f"train     a worker failed:\n{message}", file=sys.stderr, flush=True)
+                print(f"train     {message}", file=sys.stderr, flush=True)
             else:
                 report(*message)
         except Empty:
@@ -158,6 +161,9 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.run.cpus_per_worker)
     board: Queue = config["board"]
     try:
+        if job.published is not None and job.run.data_cache is not None:
+            job = replace(job, prepared=fetch(job.published, job.run.data_cache, board.put))
+            ray.train.collective.barrier()  # torch's meetings time out, and a node may be long at it
         train(
             job, get_device(), config["tracker"], lambda *facts: board.put(facts), lambda: config["orders"].qsize() > 0
         )
@@ -167,5 +173,5 @@ def _worker(config: dict[str, Any]) -> None:
         board.put(error)
         raise
     except Exception:
-        board.put(traceback.format_exc())  # at once: Ray tells it only when no restart is left
+        board.put(f"a worker failed:\n{traceback.format_exc()}")  # at once: Ray tells it only when no restart is left
         raise

@@ -1,0 +1,271 @@
+"""`dpgan data add` and `dpgan data check`: datasets of one's own, and a look at any."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from dpgan.config import BUILD, load_params, need
+from dpgan.data.layout import walk
+from dpgan.errors import UserError
+from dpgan.files import new_folder, write_json
+from dpgan.labels import Card, card_path, known_datasets, load_card
+from dpgan.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dpgan.data.validation import Finding
+
+DATA = Path("data")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def add(name: str, folder: Path, copy: bool) -> int:
+    """Describe a folder of your own: write data/NAME, version the files, and say what was found."""
+    from dpgan.data.propose import fitting, propose
+    from dpgan.data.versions import track
+
+    _check_name(name)
+    if not folder.is_dir() or not any(walk(folder)):
+        what = "no such folder" if not folder.is_dir() else "an empty folder"
+        raise UserError(f"{folder}: {what}; give the folder that holds the photos and label maps")
+    console = Console(highlight=False, soft_wrap=True)
+    if known := fitting(folder, [load_card(other) for other in known_datasets()]):
+        others = "".join(f" (or {card.name}: {card.title})" for card in known[1:])
+        console.print(f"This looks like {known[0].title}, which has a card{others}. In params.yaml, set:")
+        console.print(f"\n    dataset: {known[0].name}\n    raw: {folder}\n\nthen: dvc repro validate", markup=False)
+        return 0
+    proposal = propose(folder, name)
+    if proposal.lists and not copy:
+        lists = ", ".join(proposal.lists)
+        raise UserError(
+            f"{folder}: has no split, and --no-copy leaves it as it is: write {lists} there yourself, an id (the name "
+            "without its ending) a line; or leave --no-copy out, and dpgan writes them into its copy"
+        )
+    if copy:
+        _need_space(folder)
+    here = DATA / name
+    with new_folder(here) as partial:
+        if copy:
+            for path in walk(folder):
+                (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(folder / path, partial / "raw" / path)
+            for path, ids in proposal.lists.items():
+                (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+                (partial / "raw" / path).write_text("\n".join(ids) + "\n")
+        (partial / "dataset.yaml").write_text(card_yaml(proposal.card))
+        (partial / "README.md").write_text(_readme(proposal.card, proposal.found, proposal.suspicious))
+    if copy:
+        try:
+            track((here / "raw"), Path.cwd())
+        except BaseException:
+            shutil.rmtree(here)
+            raise
+    _tell(console, "Found", proposal.found)
+    _tell(console, "Suspicious", proposal.suspicious)
+    raw = here / "raw" if copy else folder
+    console.print(f"\nWritten: {card_path(name)}. Read it, then set in params.yaml:")
+    console.print(f"\n    dataset: {name}\n    raw: {raw}\n\nthen: dvc repro validate", markup=False)
+    if copy:
+        console.print(
+            f"The files are copied to {raw} and versioned: commit data/{name} with git, `dvc push` shares them."
+        )
+    else:
+        console.print(f"The files stay in {raw}, unversioned.")
+    return 0
+
+
+def check(which: str, report: Path | None) -> int:
+    """Hold a dataset, or any folder, against the data contract; change nothing but the report's folder.
+
+    The exit code: 0 fine (there may be warnings), 1 the contract is broken.
+    """
+    from dpgan.data.index import scan
+    from dpgan.data.validation import validate, write_report
+
+    console = Console(highlight=False)
+    card, raw, told = _subject(which)
+    for line in told:
+        console.print(line, markup=False)
+    frame = scan(card, raw, Progress("check", "pairs"))
+    findings = validate(frame, card)
+    folder = report or BUILD / "check" / card.name
+    with new_folder(folder) as partial:
+        write_report(findings, frame, card, partial)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if findings:
+        console.print(_table(findings))
+    counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
+    verdict = "fit to train on" if not errors else "not fit to train on"
+    console.print(f"{card.name}: {counts}. {verdict.capitalize()}: {_count(errors, 'error')}, ", end="")
+    console.print(f"{_count(len(findings) - errors, 'warning')}. Report: {folder / 'report.html'}", soft_wrap=True)
+    return 1 if errors else 0
+
+
+def diff(before: str, after: str | None) -> int:
+    """Say what changed between two versions of the dataset: git revisions, files of an index, or the workspace."""
+    from dpgan.data.diff import describe
+    from dpgan.data.diff import diff as compare
+    from dpgan.data.index import dataset_hash
+
+    card = load_card(load_params().dataset)
+    frames = [_index(version, card.name) for version in (before, after)]
+    for version, frame in zip((before, after), frames, strict=True):
+        counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
+        print(f"{card.name} {version or 'in build/'}: {counts}; dataset hash {dataset_hash(frame)[:16]}")
+    print(*describe(compare(*frames, card)), sep="\n")
+    return 0
+
+
+def _index(version: str | None, dataset: str) -> pd.DataFrame:
+    """The index of a git revision, in a file, or in build/."""
+    from dpgan.data.index import read_index
+    from dpgan.data.versions import dataset_at, index_at
+
+    if version is None or Path(version).is_file():
+        return read_index(need(INDEX, "index") if version is None else Path(version))
+    if (there := dataset_at(version, Path.cwd())) != dataset:
+        raise UserError(f"{version} is of dataset {there}, params.yaml of {dataset}: compare versions of one dataset")
+    with tempfile.TemporaryDirectory() as folder:
+        index_at(version, Path.cwd(), Path(folder) / "index.parquet")
+        return read_index(Path(folder) / "index.parquet")
+
+
+def accept() -> int:
+    """Take the indexed dataset as the accepted version: what later versions are held against for drift."""
+    from dpgan.data.facts import summary
+    from dpgan.data.index import read_index
+
+    card = load_card(load_params().dataset)
+    frame = read_index(need(INDEX, "index"))
+    path = card_path(card.name).with_name("accepted.json")
+    write_json(path, summary(frame, card))
+    print(f"Written: {path}. Commit it: drift is measured against it from now on.")
+    return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'s' * (number != 1)}"
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    """A finding a row: how grave, how many pairs, what, one of them, and what to do."""
+    table = Table("", Column("pairs", justify="right"), "not met", box=box.SIMPLE_HEAD, padding=(0, 1, 1, 1))
+    for finding in findings:
+        colour = "red" if finding.severity == "error" else "yellow"
+        told = Text.assemble((finding.expectation, "bold"), f"\n{finding.details[0]}\n{finding.remedy}")
+        table.add_row(Text(finding.severity, colour), str(finding.count), told)
+    return table
+
+
+def _subject(which: str) -> tuple[Card, Path, list[str]]:
+    """The card and raw folder that NAME or FOLDER means, and what to say of the choice."""
+    from dpgan.data.propose import fitting, propose
+
+    if which in known_datasets():
+        card = load_card(which)
+        params = load_params()
+        return card, Path(params.raw) if params.dataset == which else DATA / which / "raw", []
+    folder = Path(which)
+    if not folder.is_dir():
+        raise UserError(f"{which}: neither a folder nor a dataset; known: {', '.join(known_datasets()) or 'none'}")
+    known = fitting(folder, [load_card(name) for name in known_datasets()])
+    if known:
+        return known[0], folder, [f"Checked as {known[0].name}: {known[0].title}."]
+    proposal = propose(folder, re.sub(r"[^a-z0-9_-]", "-", folder.resolve().name.lower()) or "folder")
+    if proposal.lists:
+        raise UserError(
+            f"{folder}: {proposal.suspicious[0]} `dpgan data add NAME {folder}` writes the lists into its copy"
+        )
+    return proposal.card, folder, ["No card fits; checked as `dpgan data add` would describe it.", *proposal.found]
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot name a dataset: take up to 63 of a-z, 0-9, - and _, a letter or digit first (the models "
+            "will be called dpgan-NAME)"
+        )
+    if (DATA / name).exists():
+        raise UserError(f"{DATA / name} is already there; choose another name, or remove that folder first")
+
+
+def _need_space(folder: Path) -> None:
+    """The copy and DVC's cache both hold the files (the cache shares them where the file system can)."""
+    needed = 2 * sum((folder / path).stat().st_size for path in walk(folder))
+    free = shutil.disk_usage(".").free
+    if needed > free:
+        raise UserError(
+            f"{folder}: a versioned copy needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or use "
+            "--no-copy, which leaves the files where they are, unversioned"
+        )
+
+
+def _tell(console: Console, title: str, sentences: list[str]) -> None:
+    console.print(f"\n{title}:" if sentences else f"\n{title}: nothing.")
+    for sentence in sentences:
+        console.print(f"  - {sentence}", markup=False)
+
+
+def _quoted(text: str) -> str:
+    """Text as YAML: as it is where that is safe."""
+    return text if re.fullmatch(r"[A-Za-z][\w .-]*\w", text) and text.lower() not in WORDS else json.dumps(text)
+
+
+WORDS = {"true", "false", "yes", "no", "on", "off", "null"}  # YAML takes these for values
+
+
+def card_yaml(card: Card) -> str:
+    """A proposed card as a file to be read and mended: one class a line."""
+    layout = card.layout.model_dump(exclude_none=True)
+    rows = []
+    for info in card.classes:
+        use = ", evaluate: true" if info.evaluate else ", void: true" if info.void else ""
+        rows.append(f"  - {{id: {info.id}, name: {_quoted(info.name)}, color: {list(info.color)}{use}}}")
+    return "\n".join(
+        [
+            "# Proposed by `dpgan data add`; mend what it got wrong. dpgan/labels.py says what each field means.",
+            f"name: {card.name}",
+            f"title: {_quoted(card.title)}",
+            f"licence: {_quoted(card.licence)}",
+            "layout:",
+            *(f"  {key}: {json.dumps(pattern)}" for key, pattern in layout.items()),
+            f"splits: {{train: {_quoted(card.splits['train'])}, val: {_quoted(card.splits['val'])}}}",
+            f"size: {list(card.size)} # height, width",
+            f"preset: {card.preset} # the small network; on a GPU take a paper-* row of dpgan/presets.py",
+            f"encoding: {card.encoding}",
+            "classes: # evaluate: counts in mIoU; void: don't care, no loss and no score",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _readme(card: Card, found: list[str], suspicious: list[str]) -> str:
+    def listed(sentences: list[str]) -> list[str]:
+        return [f"- {sentence}" for sentence in sentences] or ["Nothing."]
+
+    return "\n".join(
+        [
+            f"# {card.title}",
+            "Say here where the photos come from, how to obtain them, and what they may be used for.",
+            "",
+            "## What `dpgan data add` found",
+            *listed(found),
+            "",
+            "## What looked suspicious",
+            *listed(suspicious),
+            "",
+        ]
+    )
