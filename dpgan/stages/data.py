@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from dpgan.config import need
+from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
-from dpgan.labels import load_card
+from dpgan.labels import Card, card_path, load_card
 from dpgan.progress import Progress
 from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, SCANNED, VALIDATION, setup, splits
 
@@ -30,20 +33,38 @@ def index() -> None:
 
 
 def validate() -> None:
-    """Hold the index against the data contract; stop the pipeline where it is broken."""
+    """Hold the index against the data contract; leave out faulty pairs, or stop the pipeline where they are many."""
     from dpgan.data.index import read_index
-    from dpgan.data.validation import raise_on_errors, write_report
-    from dpgan.data.validation import validate as findings_in
+    from dpgan.data.report import write_report
+    from dpgan.data.validation import raise_on_errors
+    from dpgan.data.validation import validate as held
 
-    _, card = setup()
+    params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    findings = findings_in(frame, card)
+    accepted = _accepted(card)
     with new_folder(VALIDATION) as folder:
-        write_report(findings, frame, card, folder)
-    for finding in findings:
-        print(f"validate  {finding.severity}: {finding.expectation} ({finding.count}): {finding.remedy}")
-    raise_on_errors(findings)
-    print(f"validate  {len(frame)} pairs, {len(findings)} warnings; report: {VALIDATION / 'report.html'}")
+        report = held(frame, card, accepted, docs=folder / "data_docs")
+        write_report(report, frame, card, Path(params.raw), folder, accepted)
+    for finding in report.findings:
+        print(f"validate  {finding.severity}: not met: {finding.expectation} ({finding.count}x): {finding.remedy}")
+    print(f"validate  report: {VALIDATION / 'report.html'}", flush=True)
+    raise_on_errors(report)
+    for sample, reason in report.quarantined.items():
+        print(f"validate  quarantined: {sample}: {reason}")
+    left, warnings = len(frame) - len(report.quarantined), len(report.of("warning"))
+    print(f"validate  {left} pairs, {len(report.quarantined)} left out, {warnings} warnings")
+
+
+def _accepted(card: Card) -> dict[str, Any] | None:
+    """What is known of the last accepted version of the data; None before the first."""
+    path = card_path(card.name).with_name("accepted.json")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); write it again with `dpgan data accept`") from None
+    return content
 
 
 def prepare() -> None:
