@@ -21,7 +21,7 @@ from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
-from dpgan.stages.build import INDEX
+from dpgan.stages.build import INDEX, read_accepted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
             for path, ids in proposal.lists.items():
                 (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / "raw" / path).write_text("\n".join(ids) + "\n")
+        write_json(partial / "accepted.json", {})  # no version yet; a dependency of the pipeline
         (partial / "dataset.yaml").write_text(card_yaml(proposal.card))
         (partial / "README.md").write_text(_readme(proposal.card, proposal.found, proposal.suspicious))
     if copy:
@@ -87,38 +88,44 @@ def add(name: str, folder: Path, copy: bool) -> int:
     return 0
 
 
-def check(which: str, report: Path | None) -> int:
+def check(which: str, folder_of_report: Path | None) -> int:
     """Hold a dataset, or any folder, against the data contract; change nothing but the report's folder.
 
     The exit code: 0 fine (there may be warnings), 1 the contract is broken.
     """
     from dpgan.data.index import scan
-    from dpgan.data.validation import validate, write_report
+    from dpgan.data.report import write_report
+    from dpgan.data.validation import validate
 
     console = Console(highlight=False)
     card, raw, told = _subject(which)
     for line in told:
         console.print(line, markup=False)
     frame = scan(card, raw, Progress("check", "pairs"))
-    findings = validate(frame, card)
-    folder = report or BUILD / "check" / card.name
+    accepted = read_accepted(card)
+    folder = folder_of_report or BUILD / "check" / card.name
     with new_folder(folder) as partial:
-        write_report(findings, frame, card, partial)
-    errors = sum(finding.severity == "error" for finding in findings)
-    if findings:
-        console.print(_table(findings))
+        report = validate(frame, card, accepted, docs=partial / "data_docs")
+        write_report(report, frame, card, raw, partial, accepted)
+    if report.findings:
+        console.print(_table(report.findings))
+    for line in report.stops:
+        console.print(line, style="red", markup=False)
     counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
-    verdict = "fit to train on" if not errors else "not fit to train on"
-    console.print(f"{card.name}: {counts}. {verdict.capitalize()}: {_count(errors, 'error')}, ", end="")
-    console.print(f"{_count(len(findings) - errors, 'warning')}. Report: {folder / 'report.html'}", soft_wrap=True)
-    return 1 if errors else 0
+    verdict = "Not fit to train on" if report.stops else "Fit to train on"
+    console.print(
+        f"{card.name}: {counts}. {verdict}: {_count(len(report.of('error')), 'error')}, "
+        f"{_count(len(report.of('warning')), 'warning')}, {_count(len(report.quarantined), 'pair')} "
+        f"{'faulty' if report.stops else 'left out'}. Report: {folder / 'report.html'}", soft_wrap=True
+    )  # fmt: skip
+    return 1 if report.stops else 0
 
 
 def diff(before: str, after: str | None) -> int:
     """Say what changed between two versions of the dataset: git revisions, files of an index, or the workspace."""
     from dpgan.data.diff import describe
     from dpgan.data.diff import diff as compare
-    from dpgan.data.index import dataset_hash
+    from dpgan.data.facts import dataset_hash
 
     card = load_card(load_params().dataset)
     old, new = (_index(version, card.name) for version in (before, after))

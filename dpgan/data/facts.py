@@ -50,14 +50,19 @@ def class_shares(frame: pd.DataFrame, card: Card) -> dict[str, np.ndarray]:
     return shares
 
 
-def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
-    """What a later version is compared with: the data's hash, the pairs, and the class shares by split."""
+def dataset_hash(frame: pd.DataFrame) -> str:
+    """The version of a dataset: equal where the pairs and their pixels are, however the files are stored."""
     digest = hashlib.sha256()
     for row in frame.sort_values("sample_id").itertuples():
         digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
+    """What a later version is compared with: the data's hash, the pairs, and the class shares by split."""
     return {
         "dataset": card.name,
-        "sha256": digest.hexdigest(),
+        "dataset_hash": dataset_hash(frame),
         "pairs": {split: int((frame["split"] == split).sum()) for split in sorted(card.splits)},
         "shares": {
             split: {info.name: round(float(share), 9) for info, share in zip(card.classes, shares, strict=True)}

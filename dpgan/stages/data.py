@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from dpgan.config import need
-from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
-from dpgan.labels import Card, card_path, load_card
+from dpgan.labels import load_card
 from dpgan.progress import Progress
-from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, SCANNED, VALIDATION, setup, splits
+from dpgan.stages.build import (
+    INDEX,
+    JUDGE,
+    JUDGE_SCORES,
+    PREPARED,
+    SCANNED,
+    VALIDATION,
+    read_accepted,
+    read_json,
+    setup,
+    splits,
+)
 
 
 def render() -> None:
@@ -41,7 +49,7 @@ def validate() -> None:
 
     params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    accepted = _accepted(card)
+    accepted = read_accepted(card)
     with new_folder(VALIDATION) as folder:
         report = held(frame, card, accepted, docs=folder / "data_docs")
         write_report(report, frame, card, Path(params.raw), folder, accepted)
@@ -55,18 +63,6 @@ def validate() -> None:
     print(f"validate  {left} pairs, {len(report.quarantined)} left out, {warnings} warnings")
 
 
-def _accepted(card: Card) -> dict[str, Any] | None:
-    """What is known of the last accepted version of the data; None before the first."""
-    path = card_path(card.name).with_name("accepted.json")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); write it again with `dpgan data accept`") from None
-    return content
-
-
 def prepare() -> None:
     """Resize once into memory-mapped uint8 arrays."""
     from dpgan.data import prepare as prepared
@@ -74,7 +70,8 @@ def prepare() -> None:
 
     params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"))
+    left_out = read_json(VALIDATION / "quarantine.json", "validate")
+    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"), left_out=left_out)
 
 
 def judge() -> None:
