@@ -91,26 +91,32 @@ def check(which: str, report: Path | None) -> int:
 
     The exit code: 0 fine (there may be warnings), 1 the contract is broken.
     """
+    from dpgan.data.facts import read_accepted
     from dpgan.data.index import scan
-    from dpgan.data.validation import validate, write_report
+    from dpgan.data.report import write_report
+    from dpgan.data.validation import validate
 
     console = Console(highlight=False)
     card, raw, told = _subject(which)
     for line in told:
         console.print(line, markup=False)
     frame = scan(card, raw, Progress("check", "pairs"))
-    findings = validate(frame, card)
+    accepted = read_accepted(card_path(card.name).with_name("accepted.json"))
     folder = report or BUILD / "check" / card.name
     with new_folder(folder) as partial:
-        write_report(findings, frame, card, partial)
-    errors = sum(finding.severity == "error" for finding in findings)
-    if findings:
-        console.print(_table(findings))
+        held = validate(frame, card, accepted, docs=partial / "data_docs")
+        write_report(held, frame, card, raw, partial, accepted)
+    if held.findings:
+        console.print(_table(held.findings))
+    for line in held.stops:
+        console.print(line, markup=False, soft_wrap=True)
     counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
-    verdict = "fit to train on" if not errors else "not fit to train on"
-    console.print(f"{card.name}: {counts}. {verdict.capitalize()}: {_count(errors, 'error')}, ", end="")
-    console.print(f"{_count(len(findings) - errors, 'warning')}. Report: {folder / 'report.html'}", soft_wrap=True)
-    return 1 if errors else 0
+    left_out = f" without {_count(len(held.quarantined), 'faulty pair')}" if held.quarantined else ""
+    verdict = "Not fit to train on" if held.stops else f"Fit to train on{left_out}"
+    errors, warnings = len(held.of("error")), len(held.of("warning"))
+    console.print(f"{card.name}: {counts}. {verdict}: {_count(errors, 'error')}, ", end="")
+    console.print(f"{_count(warnings, 'warning')}. Report: {folder / 'report.html'}", soft_wrap=True)
+    return 1 if held.stops else 0
 
 
 def diff(before: str, after: str | None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dpgan.data.validation import class_pixels
+from dpgan.data.facts import class_pixels
 from dpgan.labels import Card, Role
 
 PIXELS = ["image_sha256", "label_sha256"]

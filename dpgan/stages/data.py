@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from dpgan.config import need
-from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
-from dpgan.labels import Card, card_path, load_card
+from dpgan.labels import card_path, load_card
 from dpgan.progress import Progress
 from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, SCANNED, VALIDATION, setup, splits
 
@@ -34,6 +31,7 @@ def index() -> None:
 
 def validate() -> None:
     """Hold the index against the data contract; leave out faulty pairs, or stop the pipeline where they are many."""
+    from dpgan.data.facts import read_accepted
     from dpgan.data.index import read_index
     from dpgan.data.report import write_report
     from dpgan.data.validation import raise_on_errors
@@ -41,7 +39,7 @@ def validate() -> None:
 
     params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    accepted = _accepted(card)
+    accepted = read_accepted(card_path(card.name).with_name("accepted.json"))
     with new_folder(VALIDATION) as folder:
         report = held(frame, card, accepted, docs=folder / "data_docs")
         write_report(report, frame, card, Path(params.raw), folder, accepted)
@@ -53,18 +51,6 @@ def validate() -> None:
         print(f"validate  quarantined: {sample}: {reason}")
     left, warnings = len(frame) - len(report.quarantined), len(report.of("warning"))
     print(f"validate  {left} pairs, {len(report.quarantined)} left out, {warnings} warnings")
-
-
-def _accepted(card: Card) -> dict[str, Any] | None:
-    """What is known of the last accepted version of the data; None before the first."""
-    path = card_path(card.name).with_name("accepted.json")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); write it again with `dpgan data accept`") from None
-    return content
 
 
 def prepare() -> None:
