@@ -21,6 +21,7 @@ from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
+from dpgan.stages.build import INDEX
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,11 +127,11 @@ def diff(before: str, after: str | None) -> int:
     from dpgan.data.index import dataset_hash
 
     card = load_card(load_params().dataset)
-    frames = [_index(version, card.name) for version in (before, after)]
-    for version, frame in zip((before, after), frames, strict=True):
+    old, new = (_index(version, card.name) for version in (before, after))
+    for version, frame in ((before, old), (after, new)):
         counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
         print(f"{card.name} {version or 'in build/'}: {counts}; dataset hash {dataset_hash(frame)[:16]}")
-    print(*describe(compare(*frames, card)), sep="\n")
+    print(*describe(compare(old, new, card)), sep="\n")
     return 0
 
 
