@@ -21,7 +21,7 @@ from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
-from dpgan.stages.build import INDEX
+from dpgan.stages.build import INDEX, read_accepted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
             for path, ids in proposal.lists.items():
                 (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / "raw" / path).write_text("\n".join(ids) + "\n")
+        write_json(partial / "accepted.json", {})  # no version yet; a dependency of the pipeline
         (partial / "dataset.yaml").write_text(card_yaml(proposal.card))
         (partial / "README.md").write_text(_readme(proposal.card, proposal.found, proposal.suspicious))
     if copy:
@@ -87,12 +88,11 @@ def add(name: str, folder: Path, copy: bool) -> int:
     return 0
 
 
-def check(which: str, report: Path | None) -> int:
+def check(which: str, folder_of_report: Path | None) -> int:
     """Hold a dataset, or any folder, against the data contract; change nothing but the report's folder.
 
     The exit code: 0 fine (there may be warnings), 1 the contract is broken.
     """
-    from dpgan.data.facts import read_accepted
     from dpgan.data.index import scan
     from dpgan.data.report import write_report
     from dpgan.data.validation import validate
@@ -102,29 +102,30 @@ def check(which: str, report: Path | None) -> int:
     for line in told:
         console.print(line, markup=False)
     frame = scan(card, raw, Progress("check", "pairs"))
-    accepted = read_accepted(card_path(card.name).with_name("accepted.json"))
-    folder = report or BUILD / "check" / card.name
+    accepted = read_accepted(card)
+    folder = folder_of_report or BUILD / "check" / card.name
     with new_folder(folder) as partial:
-        held = validate(frame, card, accepted, docs=partial / "data_docs")
-        write_report(held, frame, card, raw, partial, accepted)
-    if held.findings:
-        console.print(_table(held.findings))
-    for line in held.stops:
-        console.print(line, markup=False, soft_wrap=True)
+        report = validate(frame, card, accepted, docs=partial / "data_docs")
+        write_report(report, frame, card, raw, partial, accepted)
+    if report.findings:
+        console.print(_table(report.findings))
+    for line in report.stops:
+        console.print(line, style="red", markup=False)
     counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
-    left_out = f" without {_count(len(held.quarantined), 'faulty pair')}" if held.quarantined else ""
-    verdict = "Not fit to train on" if held.stops else f"Fit to train on{left_out}"
-    errors, warnings = len(held.of("error")), len(held.of("warning"))
-    console.print(f"{card.name}: {counts}. {verdict}: {_count(errors, 'error')}, ", end="")
-    console.print(f"{_count(warnings, 'warning')}. Report: {folder / 'report.html'}", soft_wrap=True)
-    return 1 if held.stops else 0
+    verdict = "Not fit to train on" if report.stops else "Fit to train on"
+    console.print(
+        f"{card.name}: {counts}. {verdict}: {_count(len(report.of('error')), 'error')}, "
+        f"{_count(len(report.of('warning')), 'warning')}, {_count(len(report.quarantined), 'pair')} "
+        f"{'faulty' if report.stops else 'left out'}. Report: {folder / 'report.html'}", soft_wrap=True
+    )  # fmt: skip
+    return 1 if report.stops else 0
 
 
 def diff(before: str, after: str | None) -> int:
     """Say what changed between two versions of the dataset: git revisions, files of an index, or the workspace."""
     from dpgan.data.diff import describe
     from dpgan.data.diff import diff as compare
-    from dpgan.data.index import dataset_hash
+    from dpgan.data.facts import dataset_hash
 
     card = load_card(load_params().dataset)
     old, new = (_index(version, card.name) for version in (before, after))

@@ -13,16 +13,15 @@ from raw_pairs import make_card, make_raw
 from dpgan.data.facts import (
     BLOCK,
     class_pixels,
+    dataset_hash,
     drift,
     most_moved,
     near_duplicates,
     pair_facts,
-    read_accepted,
     split_facts,
     summary,
 )
-from dpgan.data.index import dataset_hash, scan
-from dpgan.errors import UserError
+from dpgan.data.index import scan
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -121,7 +120,7 @@ def test_summary(raw: Path) -> None:
     frame = scan(card, raw, workers=1)
     content = summary(frame, card)
     assert content["dataset"] == "tiny"
-    assert content["hash"] == dataset_hash(frame)
+    assert content["dataset_hash"] == dataset_hash(frame)
     assert content["pairs"] == {"train": 3, "val": 2}
     assert content["shares"]["val"]["void"] == pytest.approx(1 / (48 * 96), abs=1e-9)
     assert sum(content["shares"]["train"].values()) == pytest.approx(1, abs=1e-8)
@@ -157,13 +156,3 @@ def test_a_split_with_no_pair_left_is_counted(raw: Path) -> None:
     frame = scan(card, raw, workers=1)
     facts = split_facts(frame[frame["split"] == "train"], card, summary(frame, card))
     assert list(facts["pairs"]) == [3, 0]
-
-
-def test_accepted_version_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "accepted.json"
-    assert read_accepted(path) is None
-    path.write_text('{"pairs": {}}')
-    assert read_accepted(path) == {"pairs": {}}
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"accepted\.json: not valid JSON.*dpgan data accept"):
-        read_accepted(path)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dpgan.data.index import dataset_hash
-from dpgan.errors import UserError
 from dpgan.labels import Card
 
 # Two photos are near-duplicates where their difference hashes have at most NEAR of 64 bits that differ, and their
@@ -53,28 +50,25 @@ def class_shares(frame: pd.DataFrame, card: Card) -> dict[str, np.ndarray]:
     return shares
 
 
+def dataset_hash(frame: pd.DataFrame) -> str:
+    """The version of a dataset: equal where the pairs and their pixels are, however the files are stored."""
+    digest = hashlib.sha256()
+    for row in frame.sort_values("sample_id").itertuples():
+        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
+    return digest.hexdigest()
+
+
 def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
     """What a later version is compared with: the data's hash, the pairs, and the class shares by split."""
     return {
         "dataset": card.name,
-        "hash": dataset_hash(frame),
+        "dataset_hash": dataset_hash(frame),
         "pairs": {split: int((frame["split"] == split).sum()) for split in sorted(card.splits)},
         "shares": {
             split: {info.name: round(float(share), 9) for info, share in zip(card.classes, shares, strict=True)}
             for split, shares in class_shares(frame, card).items()
         },
     }
-
-
-def read_accepted(path: Path) -> dict[str, Any] | None:
-    """The `summary` that `dpgan data accept` wrote; None where no version has been accepted yet."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); write it again with `dpgan data accept`") from None
-    return content
 
 
 def near_duplicates(frame: pd.DataFrame) -> dict[str, str]:

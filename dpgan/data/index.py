@@ -101,14 +101,6 @@ def scan(
     return _frame(pa.Table.from_pylist(selected, schema=SCHEMA))
 
 
-def dataset_hash(frame: pd.DataFrame) -> str:
-    """The version of a dataset: equal where the pairs and their pixels are, however the files are stored."""
-    digest = hashlib.sha256()
-    for row in frame.sort_values("sample_id").itertuples():
-        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
-    return digest.hexdigest()
-
-
 def _frame(table: pa.Table) -> pd.DataFrame:
     """The table with None, never NaN, where a text is missing, and nullable integers."""
 

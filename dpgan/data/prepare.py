@@ -24,8 +24,9 @@ from PIL import Image
 
 from dpgan.cluster import each
 from dpgan.config import need
-from dpgan.data.index import SAVED_EVERY, Progress, dataset_hash
-from dpgan.data.scan import decode, pixels_sha256
+from dpgan.data.facts import dataset_hash
+from dpgan.data.index import SAVED_EVERY, Progress
+from dpgan.data.scan import Decoded, decode, decode_ids, pixels_sha256
 from dpgan.errors import UserError
 from dpgan.labels import Card
 
@@ -57,25 +58,28 @@ def _paths(folder: Path, split: str) -> tuple[Path, Path]:
     return folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
 
 
-def _checked(path: Path, sha256: str, mode: str | None) -> Image.Image:
+def _checked(path: Path, found: Decoded, sha256: str) -> Image.Image:
     """A decoded file whose pixels are those that were indexed, and so validated."""
-    image, fault, _ = decode(path)
-    if image is not None and mode is not None:
-        image = image.convert(mode)
-    if image is None or pixels_sha256(image) != sha256:
-        raise UserError(f"{path}: {fault or 'changed since it was indexed'}; run `dvc repro index` again")
-    return image
+    if found.image is None or pixels_sha256(found.image) != sha256:
+        raise UserError(f"{path}: {found.fault or 'changed since it was indexed'}; run `dvc repro index` again")
+    return found.image
+
+
+def _decode_rgb(path: Path) -> Decoded:
+    found = decode(path)
+    return found if found.image is None else found._replace(image=found.image.convert("RGB"))
 
 
 def _resize(raw: Path, card: Card, job: _Job) -> tuple[np.ndarray, np.ndarray]:
     """A pair at the card's size: uint8 [H, W, 3] and class indices, uint8 [H, W]."""
     height, width = card.size
-    photo = _checked(raw / job.image, job.image_sha256, mode="RGB").resize((width, height), Image.Resampling.BICUBIC)
-    ids = _checked(raw / job.label, job.label_sha256, mode=None).resize((width, height), Image.Resampling.NEAREST)
+    photo, label = raw / job.image, raw / job.label
+    pixels = _checked(photo, _decode_rgb(photo), job.image_sha256).resize((width, height), Image.Resampling.BICUBIC)
+    ids = _checked(label, decode_ids(label, card), job.label_sha256).resize((width, height), Image.Resampling.NEAREST)
     indices = card.id_table[np.asarray(ids)]
     if indices.min() < 0:
-        raise UserError(f"{raw / job.label}: holds ids that are not in the card; `dvc repro validate` lists them")
-    return np.asarray(photo), indices.astype(np.uint8)
+        raise UserError(f"{label}: holds ids that are not in the card; `dvc repro validate` lists them")
+    return np.asarray(pixels), indices.astype(np.uint8)
 
 
 def _digest(frame: pd.DataFrame, card: Card) -> str:

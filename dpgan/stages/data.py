@@ -6,9 +6,20 @@ from pathlib import Path
 
 from dpgan.config import need
 from dpgan.files import new_folder, write_json
-from dpgan.labels import card_path, load_card
+from dpgan.labels import load_card
 from dpgan.progress import Progress
-from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, SCANNED, VALIDATION, setup, splits
+from dpgan.stages.build import (
+    INDEX,
+    JUDGE,
+    JUDGE_SCORES,
+    PREPARED,
+    SCANNED,
+    VALIDATION,
+    read_accepted,
+    read_json,
+    setup,
+    splits,
+)
 
 
 def render() -> None:
@@ -31,7 +42,6 @@ def index() -> None:
 
 def validate() -> None:
     """Hold the index against the data contract; leave out faulty pairs, or stop the pipeline where they are many."""
-    from dpgan.data.facts import read_accepted
     from dpgan.data.index import read_index
     from dpgan.data.report import write_report
     from dpgan.data.validation import raise_on_errors
@@ -39,7 +49,7 @@ def validate() -> None:
 
     params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    accepted = read_accepted(card_path(card.name).with_name("accepted.json"))
+    accepted = read_accepted(card)
     with new_folder(VALIDATION) as folder:
         report = held(frame, card, accepted, docs=folder / "data_docs")
         write_report(report, frame, card, Path(params.raw), folder, accepted)
@@ -60,7 +70,8 @@ def prepare() -> None:
 
     params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"))
+    left_out = read_json(VALIDATION / "quarantine.json", "validate")
+    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"), left_out=left_out)
 
 
 def judge() -> None:
