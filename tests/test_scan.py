@@ -87,6 +87,18 @@ def test_orientation(raw: Path, orientation: int, name: str) -> None:
     assert row_of(raw)["image_orientation"] == orientation
 
 
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\xff"]
+)
+def test_exif_that_nobody_can_read(raw: Path, exif: bytes) -> None:
+    path = raw / "images/train/1.png"
+    Image.open(path).convert("RGB").save(path.with_suffix(".jpg"), exif=exif)
+    path.with_suffix(".jpg").replace(path)
+    row = row_of(raw)
+    assert row["image_orientation"] is None
+    assert row["image_sha256"] is not None
+
+
 @pytest.mark.parametrize(("kind", "missing"), [("images", "photo"), ("labels", "label map")])
 def test_missing_partner(raw: Path, kind: str, missing: str) -> None:
     (raw / f"{kind}/train/1.png").unlink()

@@ -69,10 +69,10 @@ def test_more_faulty_pairs_than_the_limit_stop_it(raw: Path) -> None:
     assert lines[0] == "the raw pairs cannot be trained on"
     assert lines[1] == (
         "train (train): 7 of 10 pairs are faulty, and 2 may be left out "
-        "(`max_faulty: 0.25` in data/tiny/dataset.yaml, of 10 pairs)"
+        "(`max_faulty: 0.25` in data/tiny/dataset.yaml); mend them, or raise the limit"
     )
     assert not lines[2].startswith("val")  # 1 of 4 is within the limit
-    assert "not met: files can be decoded (7x). A truncated or corrupt file" in str(error.value)
+    assert "error: not met: files can be decoded (7x). A truncated or corrupt file" in str(error.value)
     assert "    images/train/4.png: cannot be decoded: not an image file" in lines
     assert "    and 2 more" in lines
     assert "Copy the file from the source again" in str(error.value)
