@@ -15,22 +15,25 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dpgan.config import BUILD, load_params
-from dpgan.data.layout import walk
+from dpgan.data.layout import other_edition, walk
 from dpgan.errors import UserError
 from dpgan.files import new_folder
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
+from dpgan.settings import unknown_name
 
 if TYPE_CHECKING:
     from dpgan.data.validation import Finding
 
 DATA = Path("data")
+SHOWN = 3  # pairs of a finding on the terminal
+PUBLISHED = ["cityscapes", "ade20k", "ade20k-outdoor", "coco-stuff", "camvid"]  # what a folder may turn out to be
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 def add(name: str, folder: Path, copy: bool) -> int:
     """Describe a folder of your own: write data/NAME, version the files, and say what was found."""
-    from dpgan.data.propose import fitting, propose
+    from dpgan.data.propose import propose
     from dpgan.data.versions import track
 
     _check_name(name)
@@ -38,7 +41,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
         what = "no such folder" if not folder.is_dir() else "an empty folder"
         raise UserError(f"{folder}: {what}; give the folder that holds the photos and label maps")
     console = Console(highlight=False, soft_wrap=True)
-    if known := fitting(folder, [load_card(other) for other in known_datasets()]):
+    if known := _published(folder):
         others = "".join(f" (or {card.name}: {card.title})" for card in known[1:])
         console.print(f"This looks like {known[0].title}, which has a card{others}. In params.yaml, set:")
         console.print(f"\n    dataset: {known[0].name}\n    raw: {folder}\n\nthen: dvc repro validate", markup=False)
@@ -73,7 +76,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
     _tell(console, "Suspicious", proposal.suspicious)
     raw = here / "raw" if copy else folder
     console.print(f"\nWritten: {card_path(name)}. Read it, then set in params.yaml:")
-    console.print(f"\n    dataset: {name}\n    raw: {raw}\n\nthen: dvc repro validate", markup=False)
+    console.print(f"\n    dataset: {name}\n    raw: {raw}\n\nthen: dpgan data check {name}", markup=False)
     if copy:
         console.print(
             f"The files are copied to {raw} and versioned: commit data/{name} with git, `dvc push` shares them."
@@ -116,17 +119,24 @@ def _count(number: int, what: str) -> str:
 
 def _table(findings: Sequence[Finding]) -> Table:
     """A finding a row: how grave, how many pairs, what, one of them, and what to do."""
-    table = Table("", Column("pairs", justify="right"), "not met", box=box.SIMPLE_HEAD, padding=(0, 1, 1, 1))
+    table = Table("", Column("pairs", justify="right"), "not met", box=box.SIMPLE_HEAD, leading=1)
     for finding in findings:
         colour = "red" if finding.severity == "error" else "yellow"
-        told = Text.assemble((finding.expectation, "bold"), f"\n{finding.details[0]}\n{finding.remedy}")
+        more = [f"and {finding.count - SHOWN} more: in the report"] if finding.count > SHOWN else []
+        told = Text("\n").join(
+            [
+                Text(finding.expectation, "bold"),
+                *map(Text, [*finding.details[:SHOWN], *more]),
+                Text(finding.remedy, "green"),
+            ]
+        )
         table.add_row(Text(finding.severity, colour), str(finding.count), told)
     return table
 
 
 def _subject(which: str) -> tuple[Card, Path, list[str]]:
     """The card and raw folder that NAME or FOLDER means, and what to say of the choice."""
-    from dpgan.data.propose import fitting, propose
+    from dpgan.data.propose import propose
 
     if which in known_datasets():
         card = load_card(which)
@@ -134,23 +144,37 @@ def _subject(which: str) -> tuple[Card, Path, list[str]]:
         return card, Path(params.raw) if params.dataset == which else DATA / which / "raw", []
     folder = Path(which)
     if not folder.is_dir():
-        raise UserError(f"{which}: neither a folder nor a dataset; known: {', '.join(known_datasets()) or 'none'}")
-    known = fitting(folder, [load_card(name) for name in known_datasets()])
-    if known:
+        raise unknown_name("folder or dataset", which, known_datasets(), where="dpgan data check")
+    if known := _published(folder):
         return known[0], folder, [f"Checked as {known[0].name}: {known[0].title}."]
     proposal = propose(folder, re.sub(r"[^a-z0-9_-]", "-", folder.resolve().name.lower()) or "folder")
     if proposal.lists:
         raise UserError(
-            f"{folder}: {proposal.suspicious[0]} `dpgan data add NAME {folder}` writes the lists into its copy"
+            f"{folder}: has no split; write {' and '.join(proposal.lists)} there (an id a line: a file's name without "
+            f"its ending), or let `dpgan data add NAME {folder}` draw one in its copy"
         )
     return proposal.card, folder, ["No card fits; checked as `dpgan data add` would describe it.", *proposal.found]
+
+
+def _published(folder: Path) -> list[Card]:
+    """The cards of published datasets that fit the folder; UserError where it is another edition of one."""
+    from dpgan.data.propose import fitting
+
+    cards = [load_card(name) for name in PUBLISHED if name in known_datasets()]
+    if found := fitting(folder, cards):
+        return found
+    files = list(walk(folder))
+    for card in cards:
+        if other := other_edition(card, files):
+            raise UserError(f"{folder}: {other}")
+    return []
 
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} cannot name a dataset: take up to 63 of a-z, 0-9, - and _, a letter or digit first (the models "
-            "will be called dpgan-NAME)"
+            f"{name!r} cannot name a dataset: take up to 63 of a-z, 0-9, - and _, a letter or digit first "
+            "(its models will be called dpgan-NAME)"
         )
     if (DATA / name).exists():
         raise UserError(f"{DATA / name} is already there; choose another name, or remove that folder first")

@@ -16,7 +16,7 @@ from dpgan.data.propose.arrange import IMAGE_FILES, Arrangement, Series, arrange
 from dpgan.data.propose.classes import propose_classes
 from dpgan.data.propose.maps import Maps, flatness, read_headers, spread, study
 from dpgan.data.propose.splits import split_pairs
-from dpgan.data.propose.words import some
+from dpgan.data.propose.words import number, some
 from dpgan.errors import UserError
 from dpgan.labels import Card, Layout
 
@@ -75,7 +75,10 @@ def _sizes(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[int, int],
     sizes = Counter(header.size for header in photos.values())
     (width, height), most = sizes.most_common(1)[0]
     size = propose_size(header.size for header in photos.values())
+    unread = [photo for photo, _ in pairs if photo not in photos]
     found, suspicious = [f"Photos are {width}x{height}; trained at {size[1]}x{size[0]} (width x height)."], []
+    if unread:
+        suspicious.append(f"Not an image: {some(unread)}. Restore the file from its source, or delete the pair.")
     if len(sizes) > 1:
         shapes = sorted(w / h for w, h in sizes)
         found[0] = (
@@ -94,7 +97,7 @@ def _sizes(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[int, int],
     ]
     if odd:
         suspicious.append(
-            f"{len(odd)} label maps are not of their photo's size, e.g. {some(odd, 2)}. Check the pairing; resize "
+            f"Not of their photo's size: {number(len(odd), 'label map')}: {some(odd, 2)}. Check the pairing; resize "
             "label maps by nearest neighbour only."
         )
     return size, found, suspicious
@@ -118,7 +121,7 @@ def _told_maps(maps: Maps, count: int) -> str:
         "colors": "RGB: a class is a colour",
     }[maps.encoding]
     looked = "all" if maps.decoded == count else f"{maps.decoded} of {count}"
-    return f"Label maps are {written}. Looked at {looked}: {len(maps.pixels)} values."
+    return f"Label maps are {written}. Looked at {looked}: {number(len(maps.pixels), 'value')}."
 
 
 def propose(folder: Path, name: str) -> Proposal:

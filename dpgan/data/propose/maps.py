@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dpgan.data.propose.words import some
+from dpgan.data.propose.words import number, some
 from dpgan.data.scan import decode
 from dpgan.errors import UserError
 from dpgan.labels import Encoding
@@ -107,7 +107,7 @@ def _encoding(headers: dict[str, Header]) -> tuple[str, list[str]]:
     if not odd:
         return mode, []
     return mode, [
-        f"Label maps of several kinds: {count} have mode {mode}, {len(odd)} another, e.g. {some(odd)}. "
+        f"Label maps of several kinds: {count} of mode {mode}, {len(odd)} of another: {some(odd)}. "
         "Save all of them in the same way."
     ]
 
@@ -128,7 +128,7 @@ def _drop_accidents(maps: Maps) -> None:
         return
     share = sum(maps.pixels[key] for key in rare) / total
     maps.suspicious.append(
-        f"{len(rare)} colours have hardly a pixel ({share:.2%} in all), e.g. {some(rare)}: traces of "
+        f"{number(len(rare), 'colour')} with hardly a pixel ({share:.2%} in all): {some(rare)}. These are traces of "
         "smooth resizing, smoothed outlines or JPEG. They are not in the card, so `validate` names the maps that hold "
         "them; export these again without smoothing."
     )
@@ -163,6 +163,9 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
     if not headers:
         raise UserError(f"{folder / paths[0]}: no image, nor is any other label map; look at how they were saved")
     mode, odd = _encoding(headers)
+    unread = [path for path in paths if path not in headers]
+    if unread:
+        odd.append(f"Not an image: {some(unread)}. Restore the file from its source, or delete the pair.")
     maps, blurred = Maps(_ENCODINGS[mode], suspicious=odd), []
     for path in spread([path for path, header in headers.items() if header.mode == mode], SAMPLE):
         image = decode(folder / path).image
@@ -183,7 +186,7 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
         )
     if blurred:
         maps.suspicious.append(
-            f"{len(blurred)} of {maps.decoded} label maps have ramps between ids, e.g. {some(blurred)}: they were "
+            f"Ramps between ids in {len(blurred)} of {number(maps.decoded, 'label map')}: {some(blurred)}. They were"
             " resized smoothly, so ids stand at edges that nobody drew. Resize label maps by nearest neighbour."
         )
     return maps
