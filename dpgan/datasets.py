@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 def add(name: str, folder: Path, copy: bool) -> int:
     """Describe a folder of your own: write data/NAME, version the files, and say what was found."""
     from dpgan.data.propose import propose
+    from dpgan.data.propose.write import card_yaml, readme
     from dpgan.data.versions import track
 
     _check_name(name)
@@ -53,22 +53,18 @@ def add(name: str, folder: Path, copy: bool) -> int:
             f"{folder}: has no split, and --no-copy leaves it as it is: write {lists} there yourself, an id (the name "
             "without its ending) a line; or leave --no-copy out, and dpgan writes them into its copy"
         )
-    if copy:
-        _need_space(folder)
     here = DATA / name
     with new_folder(here) as partial:
         if copy:
-            for path in walk(folder):
-                (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(folder / path, partial / "raw" / path)
+            _copy(folder, partial / "raw")
             for path, ids in proposal.lists.items():
                 (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / "raw" / path).write_text("\n".join(ids) + "\n")
         (partial / "dataset.yaml").write_text(card_yaml(proposal.card))
-        (partial / "README.md").write_text(_readme(proposal.card, proposal.found, proposal.suspicious))
+        (partial / "README.md").write_text(readme(proposal))
     if copy:
         try:
-            track((here / "raw"), Path.cwd())
+            track(here / "raw", Path.cwd())
         except BaseException:
             shutil.rmtree(here)
             raise
@@ -94,6 +90,8 @@ def check(which: str, report: Path | None) -> int:
     from dpgan.data.index import scan
     from dpgan.data.validation import validate, write_report
 
+    if report and report.exists() and not (report / "report.html").is_file():
+        raise UserError(f"{report}: is there already, and is no report; the report needs a folder of its own")
     console = Console(highlight=False)
     card, raw, told = _subject(which)
     for line in told:
@@ -177,74 +175,27 @@ def _check_name(name: str) -> None:
             "(its models will be called dpgan-NAME)"
         )
     if (DATA / name).exists():
-        raise UserError(f"{DATA / name} is already there; choose another name, or remove that folder first")
+        raise UserError(f"{DATA / name} is already there; choose another name, or move that folder away first")
 
 
-def _need_space(folder: Path) -> None:
-    """The copy and DVC's cache both hold the files (the cache shares them where the file system can)."""
-    needed = 2 * sum((folder / path).stat().st_size for path in walk(folder))
-    free = shutil.disk_usage(".").free
-    if needed > free:
-        raise UserError(
-            f"{folder}: a versioned copy needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or use "
-            "--no-copy, which leaves the files where they are, unversioned"
-        )
+def _copy(folder: Path, raw: Path) -> None:
+    """Copy what `walk` finds. The copy and DVC's cache both hold it (the cache shares it where the file system can)."""
+    try:
+        needed = 2 * sum((folder / path).stat().st_size for path in walk(folder))
+        free = shutil.disk_usage(".").free
+        if needed > free:
+            raise UserError(
+                f"{folder}: a versioned copy needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or "
+                "use --no-copy, which leaves the files where they are, unversioned"
+            )
+        for path in walk(folder):
+            (raw / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(folder / path, raw / path)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be copied: {error.strerror}; mend or remove it") from None
 
 
 def _tell(console: Console, title: str, sentences: list[str]) -> None:
     console.print(f"\n{title}:" if sentences else f"\n{title}: nothing.")
     for sentence in sentences:
         console.print(f"  - {sentence}", markup=False)
-
-
-def _quoted(text: str) -> str:
-    """Text as YAML: as it is where that is safe."""
-    return text if re.fullmatch(r"[A-Za-z][\w .-]*\w", text) and text.lower() not in WORDS else json.dumps(text)
-
-
-WORDS = {"true", "false", "yes", "no", "on", "off", "null"}  # YAML takes these for values
-
-
-def card_yaml(card: Card) -> str:
-    """A proposed card as a file to be read and mended: one class a line."""
-    layout = card.layout.model_dump(exclude_none=True)
-    rows = []
-    for info in card.classes:
-        use = ", evaluate: true" if info.evaluate else ", void: true" if info.void else ""
-        rows.append(f"  - {{id: {info.id}, name: {_quoted(info.name)}, color: {list(info.color)}{use}}}")
-    return "\n".join(
-        [
-            "# Proposed by `dpgan data add`; mend what it got wrong. dpgan/labels.py says what each field means.",
-            f"name: {card.name}",
-            f"title: {_quoted(card.title)}",
-            f"licence: {_quoted(card.licence)}",
-            "layout:",
-            *(f"  {key}: {json.dumps(pattern)}" for key, pattern in layout.items()),
-            f"splits: {{train: {_quoted(card.splits['train'])}, val: {_quoted(card.splits['val'])}}}",
-            f"size: {list(card.size)} # height, width",
-            f"preset: {card.preset} # the small network; on a GPU take a paper-* row of dpgan/presets.py",
-            f"encoding: {card.encoding}",
-            "classes: # evaluate: counts in mIoU; void: don't care, no loss and no score",
-            *rows,
-            "",
-        ]
-    )
-
-
-def _readme(card: Card, found: list[str], suspicious: list[str]) -> str:
-    def listed(sentences: list[str]) -> list[str]:
-        return [f"- {sentence}" for sentence in sentences] or ["Nothing."]
-
-    return "\n".join(
-        [
-            f"# {card.title}",
-            "Say here where the photos come from, how to obtain them, and what they may be used for.",
-            "",
-            "## What `dpgan data add` found",
-            *listed(found),
-            "",
-            "## What looked suspicious",
-            *listed(suspicious),
-            "",
-        ]
-    )

@@ -154,7 +154,7 @@ def test_mistakes_of_add(
 def test_nothing_is_left_where_dvc_fails(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path / "mine", *SPLIT)
     before = everything(tmp_path)
-    assert "DVC could not version it" in run(capsys, "data", "add", "mine", folder, code=2)  # no git, no `dvc init`
+    assert "dvc add data/mine/raw: " in run(capsys, "data", "add", "mine", folder, code=2)  # no git, no `dvc init`
     shutil.rmtree(project / ".dvc")
     assert "run `dvc init` here, or use --no-copy" in run(capsys, "data", "add", "mine", folder, code=2)
     assert everything(tmp_path) == before
@@ -168,6 +168,17 @@ def test_nothing_is_left_where_the_disk_is_too_small(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"a versioned copy needs .* GB are free; make room, or use --no-copy"):
         datasets.add("mine", folder, copy=True)
+    assert everything(tmp_path) == before
+
+
+def test_nothing_is_left_where_a_file_cannot_be_copied(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(tmp_path / "mine", *SPLIT)
+    (folder / "notes.txt").symlink_to("nowhere")
+    before = everything(tmp_path)
+    said = run(capsys, "data", "add", "mine", folder, code=2)
+    assert "notes.txt: cannot be copied: No such file or directory" in said
     assert everything(tmp_path) == before
 
 
@@ -186,6 +197,15 @@ def test_check_tells_what_is_broken_and_changes_nothing_else(
     assert (tmp_path / "out/report.html").is_file()
     shutil.rmtree(tmp_path / "out")
     assert everything(tmp_path) == before
+
+
+def test_a_report_replaces_reports_only(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make(tmp_path / "mine", *SPLIT)
+    before = everything(folder)
+    assert "is no report" in run(capsys, "data", "check", folder, "--report", folder, code=2)
+    assert everything(folder) == before
+    for _ in range(2):
+        run(capsys, "data", "check", folder, "--report", tmp_path / "out")
 
 
 def test_check_by_name_reads_the_raw_folder_of_params(

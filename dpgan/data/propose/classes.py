@@ -106,6 +106,8 @@ def propose_classes(folder: Path, files: list[str], maps: Maps) -> Classes:
             f"{folder}: the label maps hold {number(len(rows), 'class')} ({some(row.name for row in rows)}); two at "
             "least, beside void, are needed to paint by"
         )
+    if len(rows) > 255:
+        raise UserError(f"{folder}: {path} and the label maps make {len(rows)} classes; a card can list 255")
     found, suspicious = _told_names(path, rows, maps), []
     if void:
         reason = "by name" if any(row.named for row in void) else "255 means don't care in most datasets"
