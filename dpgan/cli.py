@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ STAGES = {
         stages.summary,
     )
 }
-DATA_COMMANDS = ["add", "check"]
+DATA_COMMANDS = ["add", "check", "diff", "accept"]
 COMMANDS = [*STAGES, "data", "ui", "import-checkpoint"]
 PORT_HELP = "port of the MLflow UI on this machine"
 
@@ -65,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
+
+
 def _data_parser(data: argparse.ArgumentParser) -> None:
     commands = data.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     add = commands.add_parser("add", help=(datasets.add.__doc__ or "").split("\n")[0])
@@ -74,11 +79,19 @@ def _data_parser(data: argparse.ArgumentParser) -> None:
     check = commands.add_parser("check", help=(datasets.check.__doc__ or "").split("\n")[0])
     check.add_argument("which", metavar="NAME|FOLDER", help="a dataset of data/, or any folder of pairs")
     check.add_argument("--report", type=Path, metavar="FOLDER", help="where the report goes; default: build/check/NAME")
+    diff = commands.add_parser("diff", help=(datasets.diff.__doc__ or "").split("\n")[0])
+    diff.add_argument("before", nargs="?", default="HEAD", help="git revision, or file of an index; default: HEAD")
+    diff.add_argument("after", nargs="?", help="the same; default: the index in build/")
+    commands.add_parser("accept", help=(datasets.accept.__doc__ or "").split("\n")[0])
 
 
 def _run_data(given: argparse.Namespace) -> int:
     if given.data_command == "add":
         return datasets.add(given.name, given.folder, copy=not given.no_copy)
+    if given.data_command == "diff":
+        return datasets.diff(given.before, given.after)
+    if given.data_command == "accept":
+        return datasets.accept()
     return datasets.check(given.which, given.report)
 
 
@@ -92,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a check failed, 2 a user's mistake, 130 or 143 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     quiet_environment()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         _known(arguments, COMMANDS, "stage", "dpgan")
         if arguments[:1] == ["data"]:

@@ -132,6 +132,11 @@ class RunSettings(Model):
     keep_every: int | None = Field(default=None, ge=1, description="checkpoints at multiples of it stay: runs/finished")
     grace_s: float = Field(default=60, gt=0, description="seconds that SIGTERM and ctrl-c leave for a checkpoint")
     log_images: int = Field(default=200, ge=1, description="images between two log lines")
+    data_cache: str | None = Field(
+        default=None,
+        description="folder on every node, environment variables are filled in there, into which the prepared data is "
+        "fetched once a node from the DVC remote; null: build/prepared is a path that all nodes share",
+    )
     vgg19: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
         default=None,
         description="torchvision's vgg19-dcbb9e9d.pth, for perceptual_network; every worker reads it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +14,18 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from dpgan.config import BUILD, load_params
+from dpgan.config import BUILD, load_params, need
 from dpgan.data.layout import other_edition, walk
 from dpgan.errors import UserError
-from dpgan.files import new_folder
+from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
 from dpgan.settings import unknown_name
+from dpgan.stages.build import INDEX, read_accepted
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dpgan.data.validation import Finding
 
 DATA = Path("data")
@@ -60,6 +64,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
             for path, ids in proposal.lists.items():
                 (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / "raw" / path).write_text("\n".join(ids) + "\n")
+        write_json(partial / "accepted.json", {})  # no version yet; a dependency of the pipeline
         (partial / "dataset.yaml").write_text(card_yaml(proposal.card))
         (partial / "README.md").write_text(readme(proposal))
     if copy:
@@ -82,33 +87,81 @@ def add(name: str, folder: Path, copy: bool) -> int:
     return 0
 
 
-def check(which: str, report: Path | None) -> int:
+def check(which: str, folder_of_report: Path | None) -> int:
     """Hold a dataset, or any folder, against the data contract; change nothing but the report's folder.
 
     The exit code: 0 fine (there may be warnings), 1 the contract is broken.
     """
     from dpgan.data.index import scan
-    from dpgan.data.validation import validate, write_report
+    from dpgan.data.report import write_report
+    from dpgan.data.validation import validate
 
-    if report and report.exists() and not (report / "report.html").is_file():
-        raise UserError(f"{report}: is there already, and is no report; the report needs a folder of its own")
+    if folder_of_report and folder_of_report.exists() and not (folder_of_report / "report.html").is_file():
+        raise UserError(f"{folder_of_report}: is there already, and is no report; give the report a folder of its own")
     console = Console(highlight=False)
     card, raw, told = _subject(which)
     for line in told:
         console.print(line, markup=False)
     frame = scan(card, raw, Progress("check", "pairs"))
-    findings = validate(frame, card)
-    folder = report or BUILD / "check" / card.name
+    accepted = read_accepted(card)
+    folder = folder_of_report or BUILD / "check" / card.name
     with new_folder(folder) as partial:
-        write_report(findings, frame, card, partial)
-    errors = sum(finding.severity == "error" for finding in findings)
-    if findings:
-        console.print(_table(findings))
+        report = validate(frame, card, accepted, docs=partial / "data_docs")
+        write_report(report, frame, card, raw, partial, accepted)
+    if report.findings:
+        console.print(_table(report.findings))
+    for line in report.stops:
+        console.print(line, style="red", markup=False)
     counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
-    verdict = "fit to train on" if not errors else "not fit to train on"
-    console.print(f"{card.name}: {counts}. {verdict.capitalize()}: {_count(errors, 'error')}, ", end="")
-    console.print(f"{_count(len(findings) - errors, 'warning')}. Report: {folder / 'report.html'}", soft_wrap=True)
-    return 1 if errors else 0
+    verdict = "Not fit to train on" if report.stops else "Fit to train on"
+    console.print(
+        f"{card.name}: {counts}. {verdict}: {_count(len(report.of('error')), 'error')}, "
+        f"{_count(len(report.of('warning')), 'warning')}, {_count(len(report.quarantined), 'pair')} "
+        f"{'faulty' if report.stops else 'left out'}. Report: {folder / 'report.html'}", soft_wrap=True
+    )  # fmt: skip
+    return 1 if report.stops else 0
+
+
+def diff(before: str, after: str | None) -> int:
+    """Say what changed between two versions of the dataset: git revisions, files of an index, or the workspace."""
+    from dpgan.data.diff import describe
+    from dpgan.data.diff import diff as compare
+    from dpgan.data.facts import dataset_hash
+
+    card = load_card(load_params().dataset)
+    old, new = (_index(version, card.name) for version in (before, after))
+    for version, frame in ((before, old), (after, new)):
+        counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
+        print(f"{card.name} {version or 'in build/'}: {counts}; dataset hash {dataset_hash(frame)[:16]}")
+    print(*describe(compare(old, new, card)), sep="\n")
+    return 0
+
+
+def _index(version: str | None, dataset: str) -> pd.DataFrame:
+    """The index of a git revision, in a file, or in build/."""
+    from dpgan.data.index import read_index
+    from dpgan.data.versions import dataset_at, index_at
+
+    if version is None or Path(version).is_file():
+        return read_index(need(INDEX, "index") if version is None else Path(version))
+    if (there := dataset_at(version, Path.cwd())) != dataset:
+        raise UserError(f"{version} is of dataset {there}, params.yaml of {dataset}: compare versions of one dataset")
+    with tempfile.TemporaryDirectory() as folder:
+        index_at(version, Path.cwd(), Path(folder) / "index.parquet")
+        return read_index(Path(folder) / "index.parquet")
+
+
+def accept() -> int:
+    """Take the indexed dataset as the accepted version: what later versions are held against for drift."""
+    from dpgan.data.facts import summary
+    from dpgan.data.index import read_index
+
+    card = load_card(load_params().dataset)
+    frame = read_index(need(INDEX, "index"))
+    path = card_path(card.name).with_name("accepted.json")
+    write_json(path, summary(frame, card))
+    print(f"Written: {path}. Commit it: drift is measured against it from now on.")
+    return 0
 
 
 def _count(number: int, what: str) -> str:

@@ -21,7 +21,7 @@ from PIL import Image
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-from dpgan.stages import EVALUATION, PROMOTION, SCORES
+from dpgan.stages import EVALUATION, PROMOTION, SCORES, VALIDATION
 
 STAGES = ("index", "validate", "prepare", "judge", "train", "evaluate", "promote")
 LOCKED = "Unable to acquire lock"
@@ -69,6 +69,22 @@ def run_stage(stage: str) -> None:
 
 
 @task
+def publish_data_report() -> None:
+    """Artifact: what the data contract found, which pairs stay out, and where the whole report is."""
+    found = json.loads((VALIDATION / "findings.json").read_text())
+    quarantined = json.loads((VALIDATION / "quarantine.json").read_text())
+    pairs = ", ".join(f"{count} pairs in {split}" for split, count in found["pairs"].items())
+    lines = [f"**{found['dataset']}**: {pairs}; {len(quarantined)} quarantined", ""]
+    lines += (
+        ["| | pairs | expectation that is not met | what to do |", "|---|---|---|---|"] if found["findings"] else []
+    )
+    lines += [f"| {f['severity']} | {f['count']} | {f['expectation']} | {f['remedy']} |" for f in found["findings"]]
+    lines += ["", f"The whole report: `{(VALIDATION / 'report.html').absolute()}`, and `data/report.html` among the "
+              "artifacts of the MLflow run"]  # fmt: skip
+    create_markdown_artifact("\n".join(lines), key="data-report")
+
+
+@task
 def publish_scores() -> None:
     """Artifacts: the scores as a table, the contact sheet as a picture."""
     scores = json.loads(SCORES.read_text())
@@ -96,7 +112,11 @@ def publish_verdict() -> dict[str, Any]:
 def train_dpgan() -> dict[str, Any]:
     """From raw pairs to the registry, for the dataset that params.yaml names."""
     for stage in STAGES:
-        run_stage(stage)
+        try:
+            run_stage(stage)
+        finally:
+            if stage == "validate" and VALIDATION.exists():  # above all where it has stopped the flow
+                publish_data_report()
         if stage == "evaluate":
             publish_scores()
     return publish_verdict()

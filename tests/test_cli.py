@@ -146,7 +146,7 @@ def test_vgg19_that_is_missing_stops_a_training_before_its_run(
     make_raw(project / "raw", train=10)
     params = "dataset: tiny\nraw: raw\ntrain: {holdout: 8, perceptual_network: vgg19}\n"
     (project / "params.yaml").write_text(params)
-    assert main(["index"]) == main(["prepare"]) == 0
+    assert main(["index"]) == main(["validate"]) == main(["prepare"]) == 0
     assert "set run.vgg19 to its weights" in fails(capsys, "train")
     (project / "params.yaml").write_text(params + "run: {vgg19: vgg.pth}\n")
     assert f"{project / 'vgg.pth'}: no such file" in fails(capsys, "train")

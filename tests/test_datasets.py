@@ -70,14 +70,14 @@ def test_add_copies_versions_and_describes(project: Path, tmp_path: Path, capsys
     assert [info.id for info in card.classes] == [0, 7, 255]
     assert "There is no split" in (project / "data/mine/README.md").read_text()
     said = run(capsys, "data", "check", "mine")
-    assert "mine: 12 in train, 8 in val. Fit to train on: no errors, no warnings." in said
+    assert "mine: 12 in train, 8 in val. Fit to train on: no errors, no warnings, no pairs left out." in said
 
 
 def test_add_without_a_copy_leaves_the_files(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path / "mine", *SPLIT)
     said = run(capsys, "data", "add", "mine", folder, "--no-copy")
     assert f"raw: {folder}" in said
-    assert sorted(p.name for p in (project / "data/mine").iterdir()) == ["README.md", "dataset.yaml"]
+    assert sorted(p.name for p in (project / "data/mine").iterdir()) == ["README.md", "accepted.json", "dataset.yaml"]
 
 
 def test_without_a_copy_a_split_is_the_users_to_write(
@@ -202,7 +202,7 @@ def test_check_tells_what_is_broken_and_changes_nothing_else(
 def test_a_report_replaces_reports_only(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path / "mine", *SPLIT)
     before = everything(folder)
-    assert "is no report" in run(capsys, "data", "check", folder, "--report", folder, code=2)
+    assert "and is no report" in run(capsys, "data", "check", folder, "--report", folder, code=2)
     assert everything(folder) == before
     for _ in range(2):
         run(capsys, "data", "check", folder, "--report", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""dpgan.data.index: pairing, decoding, and the table's bytes."""
+"""dpgan.data.index: the table, its bytes, and what is scanned again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from raw_pairs import make_card, make_raw
 
-from dpgan.data.index import parallel, read_index, scan, write_index
-from dpgan.data.scan import SCHEMA
-from dpgan.errors import UserError
-from dpgan.labels import load_card
+from dpgan.data import index
+from dpgan.data.index import read_index, scan, write_index
+from dpgan.data.layout import Pair
+from dpgan.data.scan import SCHEMA, scan_pair
+from dpgan.labels import Card, load_card
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -25,17 +27,11 @@ def raw(tmp_path: Path) -> Path:
     return make_raw(tmp_path / "raw")
 
 
-def fault_of(raw: Path, sample_id: str = "train/1", **changes: object) -> str | None:
-    frame = scan(make_card(**changes), raw, workers=1).set_index("sample_id")
-    assert frame["fault"].notna().sum() == (frame.loc[sample_id, "fault"] is not None)  # and no other row
-    return frame.loc[sample_id, "fault"]
-
-
 def test_clean_pairs(raw: Path) -> None:
     frame = scan(make_card(), raw, workers=1)
     assert list(frame.columns) == SCHEMA.names
     assert list(frame["sample_id"]) == ["train/0", "train/1", "train/2", "val/0", "val/1"]
-    assert list(frame["fault"]) == [None] * 5
+    assert frame[["missing", "broken", "image_fault", "label_fault", "note"]].isna().all(axis=None)
     row = frame.iloc[3]
     assert (row["image"], row["label"], row["instance"]) == ("images/test/0.png", "labels/test/0.png", None)
     assert (row["image_width"], row["image_height"], row["label_mode"]) == (96, 48, "L")
@@ -43,23 +39,12 @@ def test_clean_pairs(raw: Path) -> None:
     assert {i: n for i, n in enumerate(row["histogram"]) if n} == expected
 
 
-def test_processes_give_the_same_table_and_progress(raw: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_ray_gives_the_same_table_and_progress(raw: Path) -> None:
     steps: list[tuple[int, int]] = []
     frame = scan(make_card(), raw, progress=lambda done, total: steps.append((done, total)), workers=2)
     assert frame.equals(scan(make_card(), raw, workers=1))
-    assert steps == [(i, 5) for i in range(1, 6)]
-
-
-def test_id_spans_folders(tmp_path: Path) -> None:
-    layout = {"image": "left/{split}/{id}_left.png", "label": "fine/{split}/{id}_ids.png"}
-    for split in ("train", "test"):
-        for path in (f"left/{split}/bonn/1_left.png", f"fine/{split}/bonn/1_ids.png", f"fine/{split}/bonn/1_color.png"):
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (4, 4)).save(tmp_path / path)
-    frame = scan(make_card(layout=layout), tmp_path, workers=1)
-    assert list(frame["sample_id"]) == ["train/bonn/1", "val/bonn/1"]
-    assert frame["label"][0] == "fine/train/bonn/1_ids.png"
-    assert frame["fault"].isna().all()
+    assert steps == [(i, 5) for i in range(6)]
 
 
 def test_instance_maps_are_paired(raw: Path) -> None:
@@ -70,91 +55,12 @@ def test_instance_maps_are_paired(raw: Path) -> None:
     assert list(frame["instance"][:3]) == [None, "instances/train/1.png", None]
 
 
-@pytest.mark.parametrize(("kind", "missing"), [("images", "photo"), ("labels", "label map")])
-def test_missing_partner(raw: Path, kind: str, missing: str) -> None:
-    (raw / f"{kind}/train/1.png").unlink()
-    fault = fault_of(raw)
-    assert f"has no {missing} (expected {kind}/train/1.png)" in str(fault)
-
-
-@pytest.mark.parametrize("kind", ["images", "labels"])
-def test_truncated_file(raw: Path, kind: str) -> None:
-    path = raw / f"{kind}/train/1.png"
-    path.write_bytes(path.read_bytes()[:-40])
-    assert str(fault_of(raw)).startswith(f"{kind}/train/1.png: cannot be decoded: ")
-
-
-def test_truncated_jpeg(raw: Path) -> None:
-    for path in raw.glob("images/*/*.png"):
-        Image.open(path).save(path.with_suffix(".jpg"))
-    path = raw / "images/train/1.jpg"
-    path.write_bytes(path.read_bytes()[:-500])
-    layout = {"image": "images/{split}/{id}.jpg", "label": "labels/{split}/{id}.png"}
-    assert "truncated" in str(fault_of(raw, layout=layout))
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
-def test_not_an_image(raw: Path, content: bytes) -> None:
-    (raw / "images/train/1.png").write_bytes(content)
-    assert fault_of(raw) == "images/train/1.png: cannot be decoded: not an image file"
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16"])
-def test_label_map_of_a_wrong_mode(raw: Path, mode: str) -> None:
-    Image.new(mode, (96, 48)).save(raw / "labels/train/1.png")
-    assert str(fault_of(raw)).startswith(f"labels/train/1.png: label map has mode {mode};")
-
-
-def test_palette_label_map_gives_ids(raw: Path) -> None:
-    before = scan(make_card(), raw, workers=1)
-    path = raw / "labels/train/1.png"
-    label = Image.open(path)
-    label.putpalette([value for i in range(256) for value in (255 - i, i, 0)])
-    label.save(path)
-    after = scan(make_card(), raw, workers=1)
-    assert after["label_mode"][1] == "P"
-    assert after["fault"][1] is None
-    assert after["histogram"][1] == before["histogram"][1]
-    assert after["label_sha256"][1] == before["label_sha256"][1]
-
-
-def test_16_bit_photo(raw: Path) -> None:
-    Image.new("I;16", (96, 48)).save(raw / "images/train/1.png")
-    assert str(fault_of(raw)).startswith("images/train/1.png: photo has mode I;16;")
-
-
-def test_faults_of_both_files_are_told(raw: Path) -> None:
-    for kind in ("images", "labels"):
-        (raw / f"{kind}/train/1.png").write_bytes(b"")
-    fault = str(fault_of(raw))
-    assert "images/train/1.png" in fault
-    assert "labels/train/1.png" in fault
-
-
-def test_decoder_complaints_become_notes(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 96 - 1)  # Pillow warns of a decompression bomb
-    frame = scan(make_card(), raw, workers=1)
-    assert frame["fault"].isna().all()
-    assert "images/train/0.png: Image size (4608 pixels) exceeds limit" in frame["note"][0]
-
-
 def test_hash_is_of_pixels_not_of_bytes(raw: Path) -> None:
     path = raw / "images/train/1.png"
     Image.open(path).save(raw / "images/train/0.png", compress_level=0)
     frame = scan(make_card(), raw, workers=1)
     assert frame["image_sha256"][0] == frame["image_sha256"][1] != frame["image_sha256"][2]
     assert (raw / "images/train/0.png").read_bytes() != path.read_bytes()
-
-
-def test_raw_folder_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: no such folder; set `raw` in params\.yaml"):
-        scan(make_card(), tmp_path / "nowhere", workers=1)
-
-
-def test_nothing_fits_the_layout(raw: Path) -> None:
-    layout = {"image": "photos/{split}/{id}.jpg", "label": "labels/{split}/{id}.png"}
-    with pytest.raises(UserError, match=r"no file fits 'photos/train/\{id\}\.jpg'.*found instead: \w+/"):
-        scan(make_card(layout=layout), raw, workers=1)
 
 
 def test_index_bytes_are_a_function_of_its_content(raw: Path, tmp_path: Path) -> None:
@@ -169,23 +75,54 @@ def test_index_bytes_are_a_function_of_its_content(raw: Path, tmp_path: Path) ->
     assert [p.name for p in first.parent.iterdir()] == ["index.parquet"]
 
 
-def _fail_at_two(job: int) -> int:
-    if job == 2:
-        raise UserError("job 2")
-    return job
+def test_only_what_changed_is_scanned_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, scanned = tmp_path / "build/rows.sqlite", list[str]()
+
+    def counted(card: Card, raw: Path, pair: Pair) -> dict[str, object]:
+        scanned.append(f"{pair.split}/{pair.id}")
+        return scan_pair(card, raw, pair)
+
+    def again(card: Card) -> list[str]:
+        scanned.clear()
+        assert scan(card, raw, workers=1, memory=memory).equals(scan_afresh(card))
+        return scanned
+
+    def scan_afresh(card: Card) -> pd.DataFrame:
+        with monkeypatch.context() as patched:
+            patched.setattr(index, "scan_pair", scan_pair)
+            return scan(card, raw, workers=1)
+
+    monkeypatch.setattr(index, "scan_pair", counted)
+    everything = ["train/0", "train/1", "train/2", "val/0", "val/1"]
+    assert again(make_card()) == everything
+    assert again(make_card()) == []
+    Image.new("L", (96, 48), 7).save(raw / "labels/train/1.png")
+    assert again(make_card()) == ["train/1"]
+    (raw / "labels/test/0.png").unlink()
+    assert again(make_card()) == ["val/0"]
+    assert again(make_card(title="Another")) == []
+    assert again(make_card(encoding="palette")) == everything, "scanned for another encoding"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_workers_error_reaches_the_caller(workers: int) -> None:
-    with pytest.raises(UserError, match="job 2"):
-        list(parallel(_fail_at_two, range(5), workers=workers))
+def test_an_interrupted_scan_goes_on_where_it_was(raw: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    steps: list[tuple[int, int]] = []
+    memory = tmp_path / "rows.sqlite"
+    with pytest.raises(KeyboardInterrupt):
+        scan(make_card(), raw, interrupt, workers=1, memory=memory)
+    frame = scan(make_card(), raw, lambda *counts: steps.append(counts), workers=1, memory=memory)
+    assert steps == [(3, 5), (4, 5), (5, 5)]
+    assert frame.equals(scan(make_card(), raw, workers=1))
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID} (set DPGAN_CAMVID)")
 def test_camvid() -> None:
     frame = scan(load_card("camvid", Path(__file__).parents[1] / "data"), CAMVID)
     assert frame["split"].value_counts().to_dict() == {"train": 367, "val": 233}
-    assert frame["fault"].isna().all()
+    assert frame[["missing", "broken", "image_fault", "label_fault"]].isna().all(axis=None)
     assert (frame["image_width"] == 480).all()
     share = np.array(frame["histogram"].to_list()).sum(axis=0) / (600 * 480 * 360)
     assert share[12:].sum() == 0

@@ -12,7 +12,7 @@ from PIL import Image
 from raw_pairs import make_card, make_raw
 
 from dpgan.data.index import scan
-from dpgan.data.prepare import data_hash, open_prepared, prepare
+from dpgan.data.prepare import data_hash, hashes, open_prepared, prepare
 from dpgan.errors import UserError
 from dpgan.labels import Card
 
@@ -52,19 +52,54 @@ def test_a_photo_of_the_size_is_kept_as_it_is(raw: Path, tmp_path: Path) -> None
     assert train.labels[2, 0, 0] == 2  # void, raw id 255
 
 
-def test_palette_and_grey_files(raw: Path, tmp_path: Path) -> None:
+def test_palette_maps_and_grey_photos(raw: Path, tmp_path: Path) -> None:
     label = Image.open(raw / "labels/train/0.png")
     expected = np.searchsorted([0, 7, 255], np.array(label.resize((64, 32), Image.Resampling.NEAREST)))
-    label.putpalette([value for i in range(256) for value in (255 - i, i, 0)])
-    label.save(raw / "labels/train/0.png")
+    for path in raw.glob("labels/*/*.png"):
+        palette = Image.open(path)
+        palette.putpalette([value for i in range(256) for value in (255 - i, i, 0)])
+        palette.save(path)
     grey = Image.open(raw / "images/train/0.png").convert("L")
     grey.save(raw / "images/train/0.png")
-    prepare(scan(make_card(), raw, workers=1), make_card(), raw, tmp_path / "out", workers=1)
+    card = make_card(encoding="palette")
+    prepare(scan(card, raw, workers=1), card, raw, tmp_path / "out", workers=1)
     train = open_prepared(tmp_path / "out", "train")
     np.testing.assert_array_equal(train.labels[0], expected)
     np.testing.assert_array_equal(train.images[0, ..., 0], np.array(grey.resize((64, 32), Image.Resampling.BICUBIC)))
 
 
+def test_maps_of_colors(raw: Path, tmp_path: Path) -> None:
+    prepare(scan(make_card(), raw, workers=1), make_card(), raw, tmp_path / "ids", workers=1)
+    colors = np.zeros((256, 3), np.uint8)
+    for info in make_card().classes:
+        colors[info.id] = info.color
+    for path in raw.glob("labels/*/*.png"):
+        Image.fromarray(colors[np.array(Image.open(path))]).save(path)
+    card = make_card(encoding="colors")
+    prepare(scan(card, raw, workers=1), card, raw, tmp_path / "colors", workers=1)
+    for split in ("train", "val"):
+        ids, named = (open_prepared(tmp_path / kind, split).labels for kind in ("ids", "colors"))
+        np.testing.assert_array_equal(ids, named)
+
+
+def test_the_quarantine_stays_out(raw: Path, tmp_path: Path) -> None:
+    (raw / "labels/train/1.png").unlink()
+    frame = scan(make_card(), raw, workers=1)
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1, left_out={"train/1": "no label map"})
+    train = open_prepared(tmp_path / "out", "train")
+    assert train.ids == ["train/0", "train/2"]
+    np.testing.assert_array_equal(
+        train.images[1],
+        np.array(Image.open(raw / "images/train/2.png").resize((64, 32), Image.Resampling.BICUBIC)),
+    )
+    before = hashes(tmp_path / "out")
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1, left_out=["train/1", "train/0"])
+    after = hashes(tmp_path / "out")
+    assert before["dataset_hash"] == after["dataset_hash"]
+    assert before["data_hash"] != after["data_hash"]
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_workers_change_nothing(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
     shuffled = frame.sample(frac=1, random_state=0)
     prepare(frame, make_card(), raw, tmp_path / "one", workers=1)
@@ -89,12 +124,37 @@ def test_data_hash_is_of_pixels_classes_and_size(raw: Path, frame: pd.DataFrame,
     assert hashed(make_card(), scan(make_card(), raw, workers=1)) != first
 
 
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nothing_is_half_written(raw: Path, frame: pd.DataFrame, tmp_path: Path, workers: int) -> None:
     (raw / "images/train/2.png").write_bytes(b"gone bad since")
     with pytest.raises(UserError, match=r"images/train/2\.png: cannot be decoded.*dvc repro index"):
         prepare(frame, make_card(), raw, tmp_path / "out", workers=workers)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_interrupted_goes_on(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    def steps_of(card: Card) -> list[int]:
+        steps: list[int] = []
+        prepare(frame, card, raw, tmp_path / "out", lambda done, total: steps.append(done), workers=1)
+        return steps
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(frame, make_card(), raw, tmp_path / "out", interrupt, workers=1)
+    assert not (tmp_path / "out").exists()
+    assert steps_of(make_card()) == [3, 4, 5]
+    prepare(frame, make_card(), raw, tmp_path / "afresh", workers=1)
+    for path in (tmp_path / "afresh").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["afresh", "out", "raw"]
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(frame, make_card(), raw, tmp_path / "out", interrupt, workers=1)
+    assert steps_of(make_card(size=(64, 64))) == [0, 1, 2, 3, 4, 5], "of another size: begun anew"
 
 
 def test_a_failure_keeps_what_was_there(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -110,7 +170,7 @@ def test_an_index_with_errors_is_refused(raw: Path, frame: pd.DataFrame, tmp_pat
     with pytest.raises(UserError, match=r"labels/train/0\.png: holds ids that are not in the card"):
         prepare(frame, make_card(classes=fewer), raw, tmp_path / "out", workers=1)
     (raw / "labels/train/1.png").unlink()
-    with pytest.raises(UserError, match=r"images/train/1\.png: has no label map.*dvc repro validate"):
+    with pytest.raises(UserError, match=r"train/1 cannot be used; `dvc repro validate` says why"):
         prepare(scan(make_card(), raw, workers=1), make_card(), raw, tmp_path / "out", workers=1)
 
 

@@ -1,94 +1,115 @@
 """The index: one row a pair of photo and label map, with all that the checks need to know about it.
 
-What is wrong with a pair stands in its row (`fault`); whether that stops the pipeline is `validation`'s decision.
+What is wrong with a pair stands in its row; whether that stops the pipeline is `validation`'s decision. Rows of files
+that have not changed since an earlier scan are taken from that scan.
 """
 
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpgan.data.layout import find_pairs
+from dpgan.cluster import each
+from dpgan.data import scan as scanning
+from dpgan.data.layout import Pair, find_pairs
 from dpgan.data.scan import SCHEMA, scan_pair
 from dpgan.labels import Card
 
 Progress = Callable[[int, int], None]  # (done, total)
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+SAVED_EVERY = 256  # rows: what an interrupted scan loses at most
 
 
-def parallel(
-    function: Callable[[Job], Result],
-    jobs: Sequence[Job],
-    progress: Progress | None = None,
-    workers: int | None = None,
-) -> Iterator[Result]:
-    """`function` of every job, in order, over `workers` processes (default: all cores; 1: in this process).
+class Rows:
+    """Rows of earlier scans in a SQLite file, kept while the files they are about look the same.
 
-    The first exception of a worker is raised here and cancels the rest.
+    A pair's stamp is the size and the modification time of its files, where they lie, and how they were scanned: the
+    card's classes and encoding, and the code that scans.
     """
-    workers = workers or len(os.sched_getaffinity(0))
-    if workers == 1:
-        yield from _counted(map(function, jobs), len(jobs), progress)
-        return
-    # Not forked: a fork copies the locks of the parent's threads (progress bars, BLAS) in whatever state
-    # they are in, and hangs when one is held.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
-        chunk = max(1, min(32, len(jobs) // (4 * workers)))
-        yield from _counted(pool.map(function, jobs, chunksize=chunk), len(jobs), progress)
+
+    def __init__(self, path: Path | None, card: Card, raw: Path) -> None:
+        code = Path(scanning.__file__).read_bytes()
+        how = f"{card.encoding} {[(c.id, c.color) for c in card.classes]} {raw.absolute()}"
+        self.raw, self.how = raw, hashlib.sha256(code + how.encode()).hexdigest()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self.database = sqlite3.connect(path or ":memory:", timeout=60)
+        self.database.execute("create table if not exists rows (pair text primary key, stamp text, row text)")
+
+    def stamp(self, pair: Pair) -> str:
+        files = [self.raw / name for name in (pair.image, pair.label, pair.instance) if name is not None]
+        seen = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+        return hashlib.sha256(f"{self.how} {seen}".encode()).hexdigest()
+
+    def known(self, stamps: Sequence[str]) -> list[dict[str, Any] | None]:
+        """The row of every stamp, None where there is none."""
+        found = dict(self.database.execute("select stamp, row from rows"))
+        return [json.loads(found[stamp]) if stamp in found else None for stamp in stamps]
+
+    def keep(self, rows: Sequence[tuple[Pair, str, dict[str, Any]]]) -> None:
+        """Rows with their stamps, in the place of earlier ones of the same pairs."""
+        values = [(json.dumps([pair.split, pair.id]), stamp, json.dumps(row)) for pair, stamp, row in rows]
+        with self.database:
+            self.database.executemany("insert or replace into rows values (?, ?, ?)", values)
+
+    def close(self) -> None:
+        self.database.close()
 
 
-def _end_with_parent() -> None:
-    """In a worker: end when the parent is killed, instead of waiting for its next job for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def scan(
+    card: Card, raw: Path, progress: Progress | None = None, workers: int | None = None, memory: Path | None = None
+) -> pd.DataFrame:
+    """The index of a raw folder: columns of `SCHEMA`, one row a pair that the card selects, sorted by split and id.
 
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _counted(results: Iterator[Result], total: int, progress: Progress | None) -> Iterator[Result]:
-    for done, result in enumerate(results, start=1):
-        yield result
+    Decodes every file, on all CPUs of Ray; with a `memory`, a file for what is found, only those that are not in it
+    yet: an interrupted scan goes on where it was. Bad pairs are rows that say so; UserError only where the folder is
+    missing or nothing in it fits the card's layout.
+    """
+    pairs = find_pairs(card, raw)
+    with closing(Rows(memory, card, raw)) as kept:
+        stamps = [kept.stamp(pair) for pair in pairs]
+        rows = kept.known(stamps)
+        new = [position for position, row in enumerate(rows) if row is None]
+        done = len(pairs) - len(new)
         if progress:
-            progress(done, total)
+            progress(done, len(pairs))
+        unsaved: list[tuple[Pair, str, dict[str, Any]]] = []
+        work = functools.partial(scan_pair, card, raw.absolute())
+        try:
+            for nth, row in each(work, [pairs[position] for position in new], workers):
+                rows[new[nth]] = row
+                unsaved.append((pairs[new[nth]], stamps[new[nth]], row))
+                if len(unsaved) == SAVED_EVERY:
+                    kept.keep(unsaved)
+                    unsaved = []
+                done += 1
+                if progress:
+                    progress(done, len(pairs))
+        finally:
+            kept.keep(unsaved)
+    selected = [row for row in rows if row is None or row.get("histogram") is None or card.selects(row["histogram"])]
+    return _frame(pa.Table.from_pylist(selected, schema=SCHEMA))
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
     """The table with None, never NaN, where a text is missing, and nullable integers."""
-    integers = {field.name for field in SCHEMA if pa.types.is_integer(field.type)}
+
+    def dtype(kind: pa.DataType) -> str:
+        return "Int32" if pa.types.is_integer(kind) else "float64" if pa.types.is_floating(kind) else "object"
+
     return pd.DataFrame(
-        {
-            name: pd.Series(table[name].to_pylist(), dtype="Int32" if name in integers else object)
-            for name in SCHEMA.names
-        }
+        {field.name: pd.Series(table[field.name].to_pylist(), dtype=dtype(field.type)) for field in SCHEMA}
     )
-
-
-def scan(card: Card, raw: Path, progress: Progress | None = None, workers: int | None = None) -> pd.DataFrame:
-    """The index of a raw folder: columns of `SCHEMA`, one row a pair that the card selects, sorted by split and id.
-
-    Decodes every file, in parallel processes. Bad pairs are rows with a `fault`; UserError only where the
-    folder is missing or nothing in it fits the card's layout.
-    """
-    rows = list(parallel(functools.partial(scan_pair, card, raw), find_pairs(card, raw), progress, workers))
-    kept = [row for row in rows if row.get("histogram") is None or card.selects(row["histogram"])]
-    return _frame(pa.Table.from_pylist(kept, schema=SCHEMA))
 
 
 def write_index(frame: pd.DataFrame, path: Path) -> None:

@@ -5,11 +5,15 @@ Pillow's filters are those behind the field's published scores: bicubic for phot
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +22,16 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from PIL import Image
 
+from dpgan.cluster import each
 from dpgan.config import need
-from dpgan.data.index import Progress, parallel
-from dpgan.data.scan import decode, pixels_sha256
+from dpgan.data.facts import dataset_hash
+from dpgan.data.index import SAVED_EVERY, Progress
+from dpgan.data.scan import Decoded, decode, decode_ids, pixels_sha256
 from dpgan.errors import UserError
-from dpgan.files import new_folder
 from dpgan.labels import Card
+
+META = "meta.json"
+FILLED = "filled"  # in an unfinished folder: a line "split position" for every pair that is in the arrays
 
 
 @dataclass(frozen=True)
@@ -50,35 +58,34 @@ def _paths(folder: Path, split: str) -> tuple[Path, Path]:
     return folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
 
 
-def _checked(path: Path, sha256: str, mode: str | None) -> Image.Image:
+def _checked(path: Path, found: Decoded, sha256: str) -> Image.Image:
     """A decoded file whose pixels are those that were indexed, and so validated."""
-    image, fault, _ = decode(path)
-    if image is not None and mode is not None:
-        image = image.convert(mode)
-    if image is None or pixels_sha256(image) != sha256:
-        raise UserError(f"{path}: {fault or 'changed since it was indexed'}; run `dvc repro index` again")
-    return image
+    if found.image is None or pixels_sha256(found.image) != sha256:
+        raise UserError(f"{path}: {found.fault or 'changed since it was indexed'}; run `dvc repro index` again")
+    return found.image
 
 
-def _pack(raw: Path, folder: Path, card: Card, job: _Job) -> None:
-    """Resize one pair and write it to its place."""
+def _decode_rgb(path: Path) -> Decoded:
+    found = decode(path)
+    return found if found.image is None else found._replace(image=found.image.convert("RGB"))
+
+
+def _resize(raw: Path, card: Card, job: _Job) -> tuple[np.ndarray, np.ndarray]:
+    """A pair at the card's size: uint8 [H, W, 3] and class indices, uint8 [H, W]."""
     height, width = card.size
-    photo = _checked(raw / job.image, job.image_sha256, mode="RGB").resize((width, height), Image.Resampling.BICUBIC)
-    ids = _checked(raw / job.label, job.label_sha256, mode=None).resize((width, height), Image.Resampling.NEAREST)
+    photo, label = raw / job.image, raw / job.label
+    pixels = _checked(photo, _decode_rgb(photo), job.image_sha256).resize((width, height), Image.Resampling.BICUBIC)
+    ids = _checked(label, decode_ids(label, card), job.label_sha256).resize((width, height), Image.Resampling.NEAREST)
     indices = card.id_table[np.asarray(ids)]
     if indices.min() < 0:
-        raise UserError(f"{raw / job.label}: holds ids that are not in the card; `dvc repro validate` lists them")
-    images, labels = (open_memmap(path, mode="r+") for path in _paths(folder, job.split))
-    images[job.position] = photo
-    labels[job.position] = indices
+        raise UserError(f"{label}: holds ids that are not in the card; `dvc repro validate` lists them")
+    return np.asarray(pixels), indices.astype(np.uint8)
 
 
 def _digest(frame: pd.DataFrame, card: Card) -> str:
     """sha256 that identifies the prepared arrays: decoded pixels of all pairs, the id table, the size."""
-    digest = hashlib.sha256(card.id_table.tobytes() + str(card.size).encode())
-    for row in frame.sort_values(["split", "id"]).itertuples():
-        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
-    return digest.hexdigest()
+    arrays = f"{card.id_table.tobytes().hex()} {card.size} {dataset_hash(frame)}"
+    return hashlib.sha256(arrays.encode()).hexdigest()
 
 
 def _need_space(folder: Path, pairs: int, card: Card) -> None:
@@ -89,6 +96,41 @@ def _need_space(folder: Path, pairs: int, card: Card) -> None:
         raise UserError(f"{folder}: the prepared arrays need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 
+class _Array:
+    """An .npy file to write rows into; a memory map would keep all of it in this process's memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.offset: int = np.load(path, mmap_mode="r").offset
+        self.file = path.open("r+b")
+
+    def write(self, position: int, row: np.ndarray) -> None:
+        self.file.seek(self.offset + position * row.nbytes)
+        self.file.write(row.tobytes())
+
+    def save(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def _begin(folder: Path, meta: dict[str, Any], card: Card) -> set[tuple[str, int]]:
+    """The places that are filled already in a `folder` of the same `meta`; else an empty one with room for all."""
+    content = json.dumps(meta, indent=1) + "\n"
+    if (folder / META).exists() and (folder / META).read_text() == content:
+        filled = (line.split() for line in (folder / FILLED).read_text().splitlines())
+        return {(split, int(position)) for split, position in filled}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _need_space(folder.parent, sum(map(len, meta["ids"].values())), card)
+    folder.mkdir()
+    for split, ids in meta["ids"].items():
+        images, labels = _paths(folder, split)
+        open_memmap(images, mode="w+", dtype=np.uint8, shape=(len(ids), *card.size, 3))
+        open_memmap(labels, mode="w+", dtype=np.uint8, shape=(len(ids), *card.size))
+    (folder / FILLED).touch()
+    (folder / META).write_text(content)
+    return set()
+
+
 def prepare(
     frame: pd.DataFrame,
     card: Card,
@@ -96,34 +138,67 @@ def prepare(
     folder: Path,
     progress: Progress | None = None,
     workers: int | None = None,
+    left_out: Collection[str] = (),
 ) -> None:
-    """Write every pair of a validated index, resized to the card's size, below `folder`.
+    """Write every pair of a validated index, resized to the card's size, below `folder`, on all CPUs of Ray.
 
+    `left_out` are sample ids that stay out (the quarantine).
     `{train,val}_images.npy` uint8 [N, H, W, 3], `{train,val}_labels.npy` uint8 [N, H, W] with class indices,
-    and `meta.json`. The folder appears whole or not at all, and replaces one that is there. UserError where
-    the index has errors, a file is no longer what was indexed, or the disk is too small.
+    and `meta.json`. The folder appears whole or not at all, and replaces one that is there; what was interrupted
+    goes on where it was. UserError where a pair cannot be used, a file is no longer what was indexed, or the disk is
+    too small.
     """
-    for fault in frame["fault"].dropna():
-        raise UserError(f"{raw}: {fault}; `dvc repro validate` lists what is wrong with the raw pairs")
-    with new_folder(folder) as partial:
-        _need_space(partial, len(frame), card)
-        jobs, ids = [], {}
-        for split, rows in frame.sort_values(["split", "id"]).groupby("split"):
-            ids[str(split)] = list(rows["sample_id"])
-            images, labels = _paths(partial, str(split))
-            open_memmap(images, mode="w+", dtype=np.uint8, shape=(len(rows), *card.size, 3))
-            open_memmap(labels, mode="w+", dtype=np.uint8, shape=(len(rows), *card.size))
-            columns = zip(*(rows[name] for name in _Job._fields[2:]), strict=True)
-            jobs += [_Job(str(split), position, *values) for position, values in enumerate(columns)]
-        for _ in parallel(functools.partial(_pack, raw, partial, card), jobs, progress, workers):
-            pass
-        meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest}
-        meta["data_hash"] = _digest(frame, card)
-        (partial / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    dataset = dataset_hash(frame)
+    frame = frame[~frame["sample_id"].isin(list(left_out))]
+    for row in frame[frame["image_sha256"].isna() | frame["label_sha256"].isna()].itertuples():
+        raise UserError(f"{raw}: {row.sample_id} cannot be used; `dvc repro validate` says why")
+    rows = frame.sort_values(["split", "id"])
+    splits = {str(split): pairs for split, pairs in rows.groupby("split")}
+    ids = {split: list(pairs["sample_id"]) for split, pairs in splits.items()}
+    meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest,
+            "dataset_hash": dataset, "data_hash": _digest(rows, card)}  # fmt: skip
+    part = folder.with_name(f".{folder.name}.part")
+    filled = _begin(part, meta, card)
+    arrays = {split: [_Array(path) for path in _paths(part, split)] for split in ids}
+    jobs = []
+    for split, pairs in splits.items():
+        columns = zip(*(pairs[name] for name in _Job._fields[2:]), strict=True)
+        jobs += [_Job(split, position, *values) for position, values in enumerate(columns)]
+    jobs = [job for job in jobs if job[:2] not in filled]
+    done, total, unsaved = len(filled), len(rows), list[_Job]()
+
+    def save() -> None:
+        for array in chain(*arrays.values()):
+            array.save()
+        with (part / FILLED).open("a") as file:
+            file.writelines(f"{job.split} {job.position}\n" for job in unsaved)
+        unsaved.clear()
+
+    if progress:
+        progress(done, total)
+    try:
+        with closing(each(partial(_resize, raw.absolute(), card), jobs, workers)) as pairs_of:
+            for nth, pixels in pairs_of:
+                job = jobs[nth]
+                for array, values in zip(arrays[job.split], pixels, strict=True):
+                    array.write(job.position, values)
+                unsaved.append(job)
+                done += 1
+                if len(unsaved) == SAVED_EVERY:
+                    save()
+                if progress:
+                    progress(done, total)
+    finally:
+        save()
+        for array in chain(*arrays.values()):
+            array.file.close()
+    (part / FILLED).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
 
 
 def _meta(folder: Path) -> dict[str, Any]:
-    return json.loads(need(folder / "meta.json", "prepare").read_text())
+    return json.loads(need(folder / META, "prepare").read_text())
 
 
 def open_prepared(folder: Path, split: str) -> Split:
@@ -136,3 +211,8 @@ def open_prepared(folder: Path, split: str) -> Split:
 def data_hash(folder: Path) -> str:
     """The version of the prepared data: equal where pixels, ids, classes and size are."""
     return _meta(folder)["data_hash"]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Both versions: `dataset_hash` of the raw pairs, whatever the card makes of them, and `data_hash`."""
+    return {name: _meta(folder)[name] for name in ("dataset_hash", "data_hash")}

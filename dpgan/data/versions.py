@@ -1,4 +1,4 @@
-"""Versions of raw data, under DVC. The only module that runs it."""
+"""Versions of the data, under DVC: the only module that runs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from dpgan.errors import UserError
+
+
+def dvc(root: Path, *words: str) -> str:
+    """What `dvc WORDS` prints in the folder `root`; UserError with what it says where it fails."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line.removeprefix("ERROR: ") for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise UserError(f"dvc {' '.join(words)}: " + "; ".join(said or [f"ended with code {done.returncode}"]))
+    return done.stdout
 
 
 def track(folder: Path, root: Path) -> None:
@@ -18,8 +29,31 @@ def track(folder: Path, root: Path) -> None:
         raise UserError(
             f"{root}: not a DVC project, so nothing can be versioned; run `dvc init` here, or use --no-copy"
         )
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(folder.absolute().relative_to(root.absolute()))]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    dvc(root, "add", str(folder.absolute().relative_to(root.absolute())))
+
+
+def dataset_at(revision: str, root: Path) -> str:
+    """The dataset that params.yaml names at a git revision."""
+    done = subprocess.run(
+        ["git", "show", f"{revision}:./params.yaml"], cwd=root, capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split()).removeprefix("ERROR: ")
-        raise UserError(f"{folder}: DVC could not version it: {said}")
+        raise UserError(
+            f"{revision!r} is neither a file nor a git revision with a params.yaml ({done.stderr.strip()}); "
+            "`git log --oneline` lists the revisions"
+        )
+    return str(yaml.safe_load(done.stdout)["dataset"])
+
+
+def index_at(revision: str, root: Path, out: Path) -> None:
+    """Write build/index.parquet of a git revision to `out`, from DVC's cache or the remote.
+
+    UserError where the revision has none in its dvc.lock, or neither cache nor remote holds it.
+    """
+    try:
+        dvc(root, "get", ".", "build/index.parquet", "--rev", revision, "--out", str(out.absolute()))
+    except UserError as error:
+        raise UserError(
+            f"no index of {revision}: {error}. A version can be compared where its dvc.lock was committed, and its "
+            "data is in DVC's cache or the remote (`dvc push` there, after `dvc repro`)"
+        ) from None

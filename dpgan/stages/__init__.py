@@ -4,13 +4,13 @@ They compose the floors below and hold no logic of their own. Heavy imports stan
 does not wait for torch.
 """
 
-from dpgan.stages.build import EVALUATION, PROMOTION, SCORES
+from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, VALIDATION
 from dpgan.stages.data import index, judge, prepare, render, validate
 from dpgan.stages.score import evaluate, promote
 from dpgan.stages.summary import summary
 from dpgan.stages.train import train
 
 __all__ = [
-    "EVALUATION", "PROMOTION", "SCORES",
+    "EVALUATION", "PROMOTION", "SCORES", "VALIDATION",
     "evaluate", "index", "judge", "prepare", "promote", "render", "summary", "train", "validate",
 ]  # fmt: skip

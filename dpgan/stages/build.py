@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpgan.config import BUILD, Params, load_params, need, train_settings
-from dpgan.labels import Card, load_card
+from dpgan.errors import UserError
+from dpgan.labels import Card, card_path, load_card
 
 if TYPE_CHECKING:
     from dpgan.data.prepare import Split
 
 INDEX = BUILD / "index.parquet"
+SCANNED = BUILD / "scanned.sqlite"  # rows of earlier scans; no out of dvc.yaml, so that DVC leaves it
 VALIDATION = BUILD / "validation"
 PREPARED = BUILD / "prepared"
 JUDGE, JUDGE_SCORES = BUILD / "judge.safetensors", BUILD / "judge.json"
@@ -32,6 +34,18 @@ def setup() -> tuple[Params, Card]:
 def read_json(path: Path, stage: str) -> dict[str, Any]:
     """The JSON that `stage` leaves at `path`."""
     content: dict[str, Any] = json.loads(need(path, stage).read_text())
+    return content
+
+
+def read_accepted(card: Card) -> dict[str, Any]:
+    """The `facts.summary` of the last accepted version of the data; empty before the first."""
+    path = card_path(card.name).with_name("accepted.json")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); write it again with `dpgan data accept`") from None
     return content
 
 

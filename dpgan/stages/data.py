@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from dpgan.config import need
 from dpgan.files import new_folder, write_json
 from dpgan.labels import load_card
 from dpgan.progress import Progress
-from dpgan.stages.build import INDEX, JUDGE, JUDGE_SCORES, PREPARED, VALIDATION, setup, splits
+from dpgan.stages.build import (
+    INDEX,
+    JUDGE,
+    JUDGE_SCORES,
+    PREPARED,
+    SCANNED,
+    VALIDATION,
+    read_accepted,
+    read_json,
+    setup,
+    splits,
+)
 
 
 def render() -> None:
@@ -18,7 +28,7 @@ def render() -> None:
 
     name = Path.cwd().name
     card = load_card(name, Path.cwd().parent)
-    write_dataset(card, Path("raw"), workers=os.cpu_count() or 1, progress=Progress("render"))
+    write_dataset(card, Path("raw"), progress=Progress("render"))
 
 
 def index() -> None:
@@ -26,25 +36,31 @@ def index() -> None:
     from dpgan.data.index import scan, write_index
 
     params, card = setup()
-    frame = scan(card, Path(params.raw), Progress("index", "pairs"))
+    frame = scan(card, Path(params.raw), Progress("index", "pairs"), memory=SCANNED)
     write_index(frame, INDEX)
 
 
 def validate() -> None:
-    """Hold the index against the data contract; stop the pipeline where it is broken."""
+    """Hold the index against the data contract; leave out faulty pairs, or stop the pipeline where they are many."""
     from dpgan.data.index import read_index
-    from dpgan.data.validation import raise_on_errors, write_report
-    from dpgan.data.validation import validate as findings_in
+    from dpgan.data.report import write_report
+    from dpgan.data.validation import raise_on_errors
+    from dpgan.data.validation import validate as held
 
-    _, card = setup()
+    params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    findings = findings_in(frame, card)
+    accepted = read_accepted(card)
     with new_folder(VALIDATION) as folder:
-        write_report(findings, frame, card, folder)
-    for finding in findings:
-        print(f"validate  {finding.severity}: {finding.expectation} ({finding.count}): {finding.remedy}")
-    raise_on_errors(findings)
-    print(f"validate  {len(frame)} pairs, {len(findings)} warnings; report: {VALIDATION / 'report.html'}")
+        report = held(frame, card, accepted, docs=folder / "data_docs")
+        write_report(report, frame, card, Path(params.raw), folder, accepted)
+    for finding in report.findings:
+        print(f"validate  {finding.severity}: not met: {finding.expectation} ({finding.count}x): {finding.remedy}")
+    print(f"validate  report: {VALIDATION / 'report.html'}", flush=True)
+    raise_on_errors(report)
+    for sample, reason in report.quarantined.items():
+        print(f"validate  quarantined: {sample}: {reason}")
+    left, warnings = len(frame) - len(report.quarantined), len(report.of("warning"))
+    print(f"validate  {left} pairs, {len(report.quarantined)} left out, {warnings} warnings")
 
 
 def prepare() -> None:
@@ -54,7 +70,8 @@ def prepare() -> None:
 
     params, card = setup()
     frame = read_index(need(INDEX, "index"))
-    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"))
+    left_out = read_json(VALIDATION / "quarantine.json", "validate")
+    prepared.prepare(frame, card, Path(params.raw), PREPARED, Progress("prepare", "pairs"), left_out=left_out)
 
 
 def judge() -> None:

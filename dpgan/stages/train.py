@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpgan.config import check_fits, identity, train_settings
-from dpgan.errors import Stopped
+from dpgan.config import check_fits, identity, need, train_settings
 from dpgan.files import new_folder, write_json
 from dpgan.progress import Progress
-from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, setup, splits
+from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, VALIDATION, setup, splits
 
 if TYPE_CHECKING:
     from dpgan.training.build import Job
@@ -22,7 +20,8 @@ if TYPE_CHECKING:
 
 def train() -> None:
     """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
-    from dpgan.data.prepare import data_hash
+    from dpgan.data.prepare import hashes
+    from dpgan.data.staging import publish
     from dpgan.models.perceptual import check_vgg19
     from dpgan.registry.provenance import provenance
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
@@ -36,14 +35,16 @@ def train() -> None:
         check_vgg19(params.run.vgg19)
     start_ray(params.run)
     resources(params.run)  # what is missing comes up before a run is opened
-    data = data_hash(PREPARED)
-    trains = {"settings": settings.model_dump(mode="json"), "seed": params.seed, "data": data, "card": card.digest}
+    data = hashes(PREPARED)
+    trains = {"settings": settings.model_dump(mode="json"), "seed": params.seed, "data": data["data_hash"],
+              "card": card.digest}  # fmt: skip
     who = identity(trains)
     root = Path.cwd()
     folder = root / "runs" / f"{card.name}-{who}"
-    facts = {"identity": who, "data_hash": data, **provenance(root)}
+    facts = {"identity": who, **data, **provenance(root)}
     fork = root / settings.fork if settings.fork else None
-    job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork)
+    published = publish(root) if params.run.data_cache else None
+    job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork, published)
     _tell_start(job)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "mlflow_run"
@@ -62,6 +63,8 @@ def train() -> None:
     )
     kept.write_text(run_id)
     tracker = Tracker(tracking_uri(root), run_id, folder / "spool")
+    for name in ("report.html", "findings.json", "quarantine.json"):
+        tracker.artifact(need(VALIDATION / name, "validate"), "data")
     print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
     with _run_status(tracker.finish):
         launch(job, tracker, Progress("train"))
@@ -104,12 +107,7 @@ def _tell_start(job: Job) -> None:
 
 @contextmanager
 def _run_status(finish: Callable[[str], None]) -> Iterator[None]:
-    """The MLflow run ends as it really ended; SIGTERM counts as an interruption."""
-
-    def interrupted(number: int, _: object) -> None:
-        raise Stopped(number)
-
-    before = signal.signal(signal.SIGTERM, interrupted)
+    """The MLflow run ends as it really ended."""
     try:
         yield
     except KeyboardInterrupt:
@@ -118,6 +116,4 @@ def _run_status(finish: Callable[[str], None]) -> Iterator[None]:
     except BaseException:
         finish("FAILED")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
     finish("FINISHED")

@@ -18,6 +18,7 @@ from torch import Tensor
 from dpgan.config import RunSettings, TrainSettings
 from dpgan.data.pixels import to_float
 from dpgan.data.prepare import Split
+from dpgan.data.staging import Published
 from dpgan.errors import UserError
 from dpgan.hardware import native_bf16
 from dpgan.labels import Card
@@ -46,6 +47,7 @@ class Job:
     folder: Path  # the run's own folder: checkpoints and candidates; the same path on every worker
     facts: Mapping[str, Any]  # identities that every checkpoint names
     fork: Path | None = None  # folder of the run whose newest checkpoint this one starts from
+    published: Published | None = None  # the prepared arrays for nodes that do not share the path `prepared`
 
     def checkpoints(self) -> Checkpoints:
         """Where the run keeps its checkpoints."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
+import ray.train.collective
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
+from dpgan import cluster
 from dpgan.config import RunSettings, quiet_environment
+from dpgan.data.staging import fetch
 from dpgan.errors import Stopped, UserError
 from dpgan.training.build import Job
 from dpgan.training.guard import NonFiniteError
@@ -48,31 +50,8 @@ def resources(run: RunSettings) -> dict[str, float]:
 
 
 def start_ray(run: RunSettings) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine with just the CPUs that are needed."""
-    if ray.is_initialized():
-        return
-    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        host, _, port = address.rpartition(":")
-        try:
-            if host and port.isdigit():  # asked first: Ray alone would retry for minutes
-                socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(**quiet)
-        except OSError as error:
-            raise UserError(
-                f"RAY_ADDRESS={address}: no Ray cluster lets us join ({error}); start it, bring its token "
-                "(~/.ray/auth_token, or RAY_AUTH_MODE=disabled where it asks for none), or unset RAY_ADDRESS to train "
-                "on this machine"
-            ) from None
-    else:
-        # Ray's processes inherit the mask: a SIGTERM for the process group must leave them alone until the workers
-        # have written a checkpoint. (Ray does the same with SIGINT.)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        # "local": our own, also where `ray start` has left one running. One CPU more than the workers take, for
-        # Ray Train's controller.
-        ray.init("local", num_cpus=run.workers * run.cpus_per_worker + 1, include_dashboard=False, **quiet)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """The cluster of RAY_ADDRESS, or a local one with just the CPUs that are needed."""
+    cluster.start_ray(run.workers * run.cpus_per_worker + 1)  # one more: for Ray Train's controller
 
 
 def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) -> None:
@@ -165,7 +144,7 @@ def _read(
             if isinstance(message, UserError):
                 mistakes.append(message)
             elif isinstance(message, str):
-                print(f"train     a worker failed:\n{message}", file=sys.stderr, flush=True)
+                print(f"train     {message}", file=sys.stderr, flush=True)
             else:
                 report(*message)
         except Empty:
@@ -182,6 +161,9 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.run.cpus_per_worker)
     board: Queue = config["board"]
     try:
+        if job.published is not None and job.run.data_cache is not None:
+            job = replace(job, prepared=fetch(job.published, job.run.data_cache, board.put))
+            ray.train.collective.barrier()  # torch's meetings time out, and a node may be long at it
         train(
             job, get_device(), config["tracker"], lambda *facts: board.put(facts), lambda: config["orders"].qsize() > 0
         )
@@ -191,5 +173,5 @@ def _worker(config: dict[str, Any]) -> None:
         board.put(error)
         raise
     except Exception:
-        board.put(traceback.format_exc())  # at once: Ray tells it only when no restart is left
+        board.put(f"a worker failed:\n{traceback.format_exc()}")  # at once: Ray tells it only when no restart is left
         raise

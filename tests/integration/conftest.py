@@ -48,6 +48,10 @@ class Project:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
+    def commit(self, message: str) -> None:
+        for command in (["add", "-A"], ["commit", "-qm", message]):
+            self.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", *command)
+
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.root / name
         text = path.read_text()
@@ -55,10 +59,8 @@ class Project:
         path.write_text(text.replace(old, new))
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def make_clone(root: Path) -> Project:
     """A git clone of the working tree, committed, with a tiny dataset."""
-    root = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -75,6 +77,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "{train: 2000, val: 400, size: [64, 128], seed: 0}",
         "{train: 32, val: 8, size: [32, 64], seed: 0}",
     )
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
-        clone.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", *command)
+    clone.run("git", "init", "-q")
+    clone.commit("clone")
     return clone
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_clone(tmp_path_factory.mktemp("clone"))

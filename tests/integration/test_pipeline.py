@@ -134,13 +134,14 @@ def test_the_run_is_described_in_mlflow(project: Project) -> None:
 
     client = mlflow.MlflowClient(f"sqlite:///{project.root}/mlruns/mlflow.db")
     run = client.get_run(json.loads((project.root / "build/train/manifest.json").read_text())["run_id"])
-    assert {"git.commit", "git.dirty", "dvc.lock_sha256", "data_hash", "identity"} <= set(run.data.tags)
+    assert {"git.commit", "git.dirty", "dvc.lock_sha256", "dataset_hash", "data_hash", "identity"} <= set(run.data.tags)
     assert run.data.tags["git.dirty"] == "false"
     assert run.data.params["train.losses.perceptual"] == "1.0"
     assert {"loss/G_total", "throughput/images_per_s", "holdout/kid_lite0", "eval/best/fid_lite0"} <= set(
         run.data.metrics
     )
     assert [a.path for a in client.list_artifacts(run.info.run_id, "evaluation")]
+    assert "data/report.html" in [a.path for a in client.list_artifacts(run.info.run_id, "data")]
     assert len(client.list_artifacts(run.info.run_id, "images")) >= 2
 
 
@@ -184,5 +185,5 @@ def test_the_flow_runs_the_same_stages(project: Project) -> None:
     with sqlite3.connect(project.root / ".prefect/prefect.db") as database:
         artifacts = {key for (key,) in database.execute("select key from artifact where key is not null")}
         tasks = {name for (name,) in database.execute("select name from task_run")}
-    assert {"scores", "contact-sheet", "verdict"} <= artifacts
+    assert {"data-report", "scores", "contact-sheet", "verdict"} <= artifacts
     assert {"index", "validate", "prepare", "judge", "train", "evaluate", "promote"} <= tasks

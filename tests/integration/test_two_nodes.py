@@ -1,4 +1,4 @@
-"""Two Ray nodes on this machine, each with one worker, train together; under DeepSpeed, for it is not DDP."""
+"""Two Ray nodes on this machine train together: a worker and a disk each; under DeepSpeed, for it is not DDP."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT
+from dvc_repo import make_repo, with_prepared
 from test_training import Records
 from tiny_job import CPU, job
 
 from dpgan.training.loop import train
 
 SETTINGS = {"images": 10, "batch": 5}  # shares of 2 and 3
-HOW = {"placement": "STRICT_SPREAD", "strategy": "deepspeed", "zero_stage": 1}
+HOW = {"placement": "STRICT_SPREAD", "strategy": "deepspeed", "zero_stage": 1, "data_cache": "$NODE_DISK/dpgan"}
 DRIVER = f"""
 import sys
 from dataclasses import replace
 from pathlib import Path
 from test_training import Records
 from tiny_job import job
+from dpgan.data.staging import publish
 from dpgan.training.launch import launch
-tiny, folder = map(Path, sys.argv[1:])
-task = job(tiny, folder, workers=2, **{SETTINGS})
-task = replace(task, run=task.run.model_copy(update={HOW}))
+project, folder = map(Path, sys.argv[1:])
+task = job(Path("/not/on/the/nodes"), folder, workers=2, **{SETTINGS})
+task = replace(task, run=task.run.model_copy(update={HOW}), published=publish(project))
 launch(task, Records(folder / "log"), lambda *_: None)
 """
 
@@ -61,15 +63,19 @@ class Nodes:
         self.commands = {"head": head, "second": second}
         self.processes: list[subprocess.Popen[bytes]] = []
 
+    def disk(self, name: str) -> Path:
+        return self.folder / f"disk-of-{name}"
+
     def start(self) -> None:
         for name, arguments in self.commands.items():
             self.processes.append(self._start(name, arguments))
             self._wait_for(len(self.processes))
 
     def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        env = self.env | {"NODE_DISK": str(self.disk(name))}
         command = ["ray", "start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
         with (self.folder / f"{name}.log").open("wb") as log:
-            return subprocess.Popen([*command, *arguments], env=self.env, stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen([*command, *arguments], env=env, stdout=log, stderr=subprocess.STDOUT)
 
     def _wait_for(self, nodes: int) -> None:
         ask = f"import ray; ray.init({self.address!r}, log_to_driver=False); print(len(ray.nodes()))"
@@ -117,8 +123,9 @@ def nodes() -> Iterator[Nodes]:
 
 def test_they_train_what_one_worker_trains(tiny: Path, tmp_path: Path, nodes: Nodes) -> None:
     seen: set[str] = set()
+    project = with_prepared(make_repo(tmp_path / "project", tmp_path / "remote"), tiny)
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tiny), str(tmp_path)], env=nodes.env | {"RAY_ADDRESS": nodes.address},
+        [sys.executable, "-c", DRIVER, str(project), str(tmp_path)], env=nodes.env | {"RAY_ADDRESS": nodes.address},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as driver:  # fmt: skip
         deadline = time.monotonic() + 300
@@ -129,6 +136,10 @@ def test_they_train_what_one_worker_trains(tiny: Path, tmp_path: Path, nodes: No
         output, _ = driver.communicate()
     assert driver.returncode == 0, output
     assert seen == {"head", "second"}
+    for name in nodes.commands:
+        (data,) = (path for path in nodes.disk(name).glob("dpgan/*") if not path.name.startswith("."))
+        assert (data / "meta.json").read_bytes() == (tiny / "meta.json").read_bytes()
+    assert output.count("fetches") == 2, output
 
     alone = tmp_path / "alone"
     train(job(tiny, alone, workers=1, **SETTINGS), CPU, Records(alone / "log"), lambda *_: None)

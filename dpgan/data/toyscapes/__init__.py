@@ -10,10 +10,9 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from dpgan.cluster import each
 from dpgan.data.toyscapes import figures, street, vehicles
 from dpgan.data.toyscapes.canvas import (
     BICYCLE,
@@ -238,7 +238,9 @@ def _save(layout: Layout, size: tuple[int, int], seed: int, folder: Path, job: t
             Image.fromarray(pixels).save(path, compress_level=1)
 
 
-def write_dataset(card: Card, folder: Path, workers: int, progress: Callable[[int, int], None] | None = None) -> None:
+def write_dataset(
+    card: Card, folder: Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> None:
     """Renders the card's recipe into `folder`, which is there afterwards either whole or not at all.
 
     Training scenes have the indices 0..train-1, validation scenes those that follow. `progress(done, total)` is
@@ -260,15 +262,11 @@ def write_dataset(card: Card, folder: Path, workers: int, progress: Callable[[in
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
-        save = partial(_save, card.layout, recipe.size, recipe.seed, aside)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            try:
-                for done, _ in enumerate(pool.map(save, jobs, chunksize=8), start=1):
-                    if progress is not None:
-                        progress(done, total)
-            except BaseException:  # leaving the pool would first render all that is queued
-                pool.shutdown(cancel_futures=True)
-                raise
+        save = partial(_save, card.layout, recipe.size, recipe.seed, aside.absolute())
+        with closing(each(save, list(jobs), workers)) as saved:
+            for done, _ in enumerate(saved, start=1):
+                if progress is not None:
+                    progress(done, total)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
