@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +162,15 @@ def test_test_is_left_alone_where_there_is_val(tmp_path: Path) -> None:
     proposal = propose(tmp_path, "mine")
     assert proposal.card.splits == {"train": "train", "val": "val"}
     assert "test (18 pairs) is not used." in proposal.found
+
+
+def test_photos_without_any_label_map_are_no_split(tmp_path: Path) -> None:
+    make(tmp_path, "images/{split}/{id}.jpg", "labels/{split}/{id}.png", ("train", "test"), counts=(20, 8))
+    shutil.rmtree(tmp_path / "labels/test")
+    proposal = propose(tmp_path, "mine")
+    assert "test holds no pair, and is not used." in proposal.found
+    assert proposal.card.layout.image == "images/train/{id}.jpg"
+    assert len(proposal.lists["splits/val.txt"]) == 8
 
 
 @pytest.mark.parametrize("name", WRITERS)

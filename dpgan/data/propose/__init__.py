@@ -164,9 +164,10 @@ def propose(folder: Path, name: str) -> Proposal:
     return Proposal(card, found, [*splits.suspicious, *maps.suspicious, *classes.suspicious, *odd_sizes], splits.lists)
 
 
-def _words(pattern: str) -> bool:
-    """Whether a layout could be anyone's: {split} and {id} alone between slashes."""
-    return bool(re.fullmatch(r"(?:\w+/)?\{split\}/(?:\w+/)?\{id\}\.\w+", pattern))
+def _is_plain(card: Card) -> bool:
+    """Whether a layout could be anyone's: {split} and {id} alone between slashes, and splits called as most are."""
+    between = re.fullmatch(r"(?:\w+/)?\{split\}/(?:\w+/)?\{id\}\.\w+", card.layout.label)
+    return between is not None and not {"train", "val", "test"}.isdisjoint(card.splits.values())
 
 
 def fitting(folder: Path, cards: Iterable[Card]) -> list[Card]:
@@ -178,7 +179,7 @@ def fitting(folder: Path, cards: Iterable[Card]) -> list[Card]:
 
 
 def _fits(folder: Path, card: Card) -> bool:
-    plain = _words(card.layout.label) and not {"train", "val", "test"}.isdisjoint(card.splits.values())
+    plain = _is_plain(card)
     seen: set[int] = set()
     for split in card.splits.values():
         files = files_of(folder, card.layout, split)

@@ -160,6 +160,8 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
             maps.palette = {i: (r, g, b) for i, (r, g, b) in enumerate(colors)}
         if maps.encoding != "colors" and ramps(np.asarray(image)) > MAX_RAMPS:
             blurred.append(path)
+    if not maps.decoded:
+        raise UserError(f"{folder / paths[0]}: cannot be decoded, nor can any other label map; copy the folder again")
     if maps.encoding == "colors":
         _drop_accidents(maps)
     if len(maps.pixels) > 255:
@@ -169,7 +171,7 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
         )
     if blurred:
         maps.suspicious.append(
-            f"Ramps between ids in {len(blurred)} of {number(maps.decoded, 'label map')}: {some(blurred)}. They were"
-            " resized smoothly, so ids stand at edges that nobody drew. Resize label maps by nearest neighbour."
+            f"Ramps between ids in {len(blurred)} of {number(maps.decoded, 'label map')}: {some(blurred)}. They were "
+            "resized smoothly, so ids stand at edges that nobody drew. Resize label maps by nearest neighbour."
         )
     return maps

@@ -91,14 +91,16 @@ def _few(train: int, val: int) -> list[str]:
 def split_pairs(folder: Path, files: list[str], image: Series, label: Series) -> Splitting:
     """How the pairs are parted into training and validation: by folders, else by lists, else by a draw."""
     tells = image if "" not in image.files else label  # the series whose paths tell the split, if any does
-    ids = {split: image.ids(split) & label.ids(split) for split in sorted(tells.files)}
-    roles = _roles(split for split in ids if split and ids[split])
+    every = {split: image.ids(split) & label.ids(split) for split in sorted(tells.files)}
+    ids = {split: both for split, both in every.items() if both}
+    bare = [f"{split} holds no pair, and is not used." for split in every if split not in ids]
+    roles = _roles(split for split in ids if split)
     used = list(roles.values()) if len(roles) == 2 else list(ids)
     pairs = [(image.path(s, i), label.path(s, i)) for s in used for i in sorted(ids[s])]
     if len(roles) == 2:
         train, val = len(ids[roles["train"]]), len(ids[roles["val"]])
         found = [f"{number(train, 'pair')} to train on ({roles['train']}), {val} to judge on ({roles['val']})."]
-        found += [f"{s} ({number(len(ids[s]), 'pair')}) is not used." for s in ids if s not in used]
+        found += [f"{s} ({number(len(ids[s]), 'pair')}) is not used." for s in ids if s not in used] + bare
         if "" in (*image.files, *label.files):  # the other series has no split of its own, and gets it from lists
             lists = {LISTS.replace("{split}", split): sorted(ids[split]) for split in used}
             return Splitting(roles, LISTS, lists, pairs, None, found, _few(train, val))
@@ -115,7 +117,7 @@ def split_pairs(folder: Path, files: list[str], image: Series, label: Series) ->
         told = (
             f"{number(len(pairs), 'pair')}, split by {pattern}: {roles['train']} to train on, {roles['val']} to judge."
         )
-        return Splitting(roles, pattern, {}, pairs, only, [told], odd)
+        return Splitting(roles, pattern, {}, pairs, only, [told, *bare], odd)
     drawn = _draw(ids[used[0]])
     lists = {LISTS.replace("{split}", split): list_ for split, list_ in zip(("train", "val"), drawn, strict=True)}
     told = (
@@ -123,4 +125,4 @@ def split_pairs(folder: Path, files: list[str], image: Series, label: Series) ->
         "photos are frames of a film or show the same places, that leaks: put whole films or places into one list."
     )
     few = _few(*map(len, drawn))
-    return Splitting({"train": "train", "val": "val"}, LISTS, lists, pairs, only, [], [told, *odd, *few])
+    return Splitting({"train": "train", "val": "val"}, LISTS, lists, pairs, only, bare, [told, *odd, *few])
