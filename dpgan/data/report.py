@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dpgan.data.facts import class_pixels, class_shares, drift, most_moved, summary
+from dpgan.data.facts import class_pixels, class_shares, dataset_hash, drift, most_moved, summary
 from dpgan.data.scan import decode, decode_ids
 from dpgan.files import write_json
 from dpgan.labels import Card, Role
@@ -90,7 +90,7 @@ def write_report(
     counts = {split: int((frame["split"] == split).sum()) for split in sorted(card.splits)}
     found = [{"count": finding.count, **asdict(finding)} for finding in report.findings]
     write_json(folder / "findings.json", {
-        "dataset": card.name, "pairs": counts, "quarantined": len(report.quarantined), "stops": report.stops,
+        "dataset": card.name, "dataset_hash": dataset_hash(frame), "pairs": counts, "quarantined": len(report.quarantined), "stops": report.stops,
         "findings": found,
     })  # fmt: skip
     write_json(folder / "quarantine.json", report.quarantined)

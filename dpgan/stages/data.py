@@ -38,6 +38,8 @@ def index() -> None:
     params, card = setup()
     frame = scan(card, Path(params.raw), Progress("index", "pairs"), memory=SCANNED)
     write_index(frame, INDEX)
+    if card.select:
+        print(f"index     {len(frame)} of them are what the card selects")
 
 
 def validate() -> None:
