@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -16,11 +15,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dpgan.config import BUILD, load_params, need
-from dpgan.data.layout import walk
+from dpgan.data.layout import other_edition, walk
 from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
+from dpgan.settings import unknown_name
 from dpgan.stages.build import INDEX, read_accepted
 
 if TYPE_CHECKING:
@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from dpgan.data.validation import Finding
 
 DATA = Path("data")
+SHOWN = 3  # pairs of a finding on the terminal
+PUBLISHED = ["cityscapes", "ade20k", "ade20k-outdoor", "coco-stuff", "camvid"]  # what a folder may turn out to be
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 def add(name: str, folder: Path, copy: bool) -> int:
     """Describe a folder of your own: write data/NAME, version the files, and say what was found."""
-    from dpgan.data.propose import fitting, propose
+    from dpgan.data.propose import propose
+    from dpgan.data.propose.write import card_yaml, readme
     from dpgan.data.versions import track
 
     _check_name(name)
@@ -42,7 +45,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
         what = "no such folder" if not folder.is_dir() else "an empty folder"
         raise UserError(f"{folder}: {what}; give the folder that holds the photos and label maps")
     console = Console(highlight=False, soft_wrap=True)
-    if known := fitting(folder, [load_card(other) for other in known_datasets()]):
+    if known := _published(folder):
         others = "".join(f" (or {card.name}: {card.title})" for card in known[1:])
         console.print(f"This looks like {known[0].title}, which has a card{others}. In params.yaml, set:")
         console.print(f"\n    dataset: {known[0].name}\n    raw: {folder}\n\nthen: dvc repro validate", markup=False)
@@ -54,23 +57,19 @@ def add(name: str, folder: Path, copy: bool) -> int:
             f"{folder}: has no split, and --no-copy leaves it as it is: write {lists} there yourself, an id (the name "
             "without its ending) a line; or leave --no-copy out, and dpgan writes them into its copy"
         )
-    if copy:
-        _need_space(folder)
     here = DATA / name
     with new_folder(here) as partial:
         if copy:
-            for path in walk(folder):
-                (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(folder / path, partial / "raw" / path)
+            _copy(folder, partial / "raw")
             for path, ids in proposal.lists.items():
                 (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / "raw" / path).write_text("\n".join(ids) + "\n")
         write_json(partial / "accepted.json", {})  # no version yet; a dependency of the pipeline
         (partial / "dataset.yaml").write_text(card_yaml(proposal.card))
-        (partial / "README.md").write_text(_readme(proposal.card, proposal.found, proposal.suspicious))
+        (partial / "README.md").write_text(readme(proposal))
     if copy:
         try:
-            track((here / "raw"), Path.cwd())
+            track(here / "raw", Path.cwd())
         except BaseException:
             shutil.rmtree(here)
             raise
@@ -78,7 +77,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
     _tell(console, "Suspicious", proposal.suspicious)
     raw = here / "raw" if copy else folder
     console.print(f"\nWritten: {card_path(name)}. Read it, then set in params.yaml:")
-    console.print(f"\n    dataset: {name}\n    raw: {raw}\n\nthen: dvc repro validate", markup=False)
+    console.print(f"\n    dataset: {name}\n    raw: {raw}\n\nthen: dpgan data check {name}", markup=False)
     if copy:
         console.print(
             f"The files are copied to {raw} and versioned: commit data/{name} with git, `dvc push` shares them."
@@ -97,6 +96,8 @@ def check(which: str, folder_of_report: Path | None) -> int:
     from dpgan.data.report import write_report
     from dpgan.data.validation import validate
 
+    if folder_of_report and folder_of_report.exists() and not (folder_of_report / "report.html").is_file():
+        raise UserError(f"{folder_of_report}: is there already, and is no report; give the report a folder of its own")
     console = Console(highlight=False)
     card, raw, told = _subject(which)
     for line in told:
@@ -169,17 +170,24 @@ def _count(number: int, what: str) -> str:
 
 def _table(findings: Sequence[Finding]) -> Table:
     """A finding a row: how grave, how many pairs, what, one of them, and what to do."""
-    table = Table("", Column("pairs", justify="right"), "not met", box=box.SIMPLE_HEAD, padding=(0, 1, 1, 1))
+    table = Table("", Column("pairs", justify="right"), "not met", box=box.SIMPLE_HEAD, leading=1)
     for finding in findings:
         colour = "red" if finding.severity == "error" else "yellow"
-        told = Text.assemble((finding.expectation, "bold"), f"\n{finding.details[0]}\n{finding.remedy}")
+        more = [f"and {finding.count - SHOWN} more: in the report"] if finding.count > SHOWN else []
+        told = Text("\n").join(
+            [
+                Text(finding.expectation, "bold"),
+                *map(Text, [*finding.details[:SHOWN], *more]),
+                Text(finding.remedy, "green"),
+            ]
+        )
         table.add_row(Text(finding.severity, colour), str(finding.count), told)
     return table
 
 
 def _subject(which: str) -> tuple[Card, Path, list[str]]:
     """The card and raw folder that NAME or FOLDER means, and what to say of the choice."""
-    from dpgan.data.propose import fitting, propose
+    from dpgan.data.propose import propose
 
     if which in known_datasets():
         card = load_card(which)
@@ -187,93 +195,60 @@ def _subject(which: str) -> tuple[Card, Path, list[str]]:
         return card, Path(params.raw) if params.dataset == which else DATA / which / "raw", []
     folder = Path(which)
     if not folder.is_dir():
-        raise UserError(f"{which}: neither a folder nor a dataset; known: {', '.join(known_datasets()) or 'none'}")
-    known = fitting(folder, [load_card(name) for name in known_datasets()])
-    if known:
+        raise unknown_name("folder or dataset", which, known_datasets(), where="dpgan data check")
+    if known := _published(folder):
         return known[0], folder, [f"Checked as {known[0].name}: {known[0].title}."]
     proposal = propose(folder, re.sub(r"[^a-z0-9_-]", "-", folder.resolve().name.lower()) or "folder")
     if proposal.lists:
         raise UserError(
-            f"{folder}: {proposal.suspicious[0]} `dpgan data add NAME {folder}` writes the lists into its copy"
+            f"{folder}: has no split; write {' and '.join(proposal.lists)} there (an id a line: a file's name without "
+            f"its ending), or let `dpgan data add NAME {folder}` draw one in its copy"
         )
     return proposal.card, folder, ["No card fits; checked as `dpgan data add` would describe it.", *proposal.found]
+
+
+def _published(folder: Path) -> list[Card]:
+    """The cards of published datasets that fit the folder; UserError where it is another edition of one."""
+    from dpgan.data.propose import fitting
+
+    cards = [load_card(name) for name in PUBLISHED if name in known_datasets()]
+    if found := fitting(folder, cards):
+        return found
+    files = list(walk(folder))
+    for card in cards:
+        if other := other_edition(card, files):
+            raise UserError(f"{folder}: {other}")
+    return []
 
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} cannot name a dataset: take up to 63 of a-z, 0-9, - and _, a letter or digit first (the models "
-            "will be called dpgan-NAME)"
+            f"{name!r} cannot name a dataset: take up to 63 of a-z, 0-9, - and _, a letter or digit first "
+            "(its models will be called dpgan-NAME)"
         )
     if (DATA / name).exists():
-        raise UserError(f"{DATA / name} is already there; choose another name, or remove that folder first")
+        raise UserError(f"{DATA / name} is already there; choose another name, or move that folder away first")
 
 
-def _need_space(folder: Path) -> None:
-    """The copy and DVC's cache both hold the files (the cache shares them where the file system can)."""
-    needed = 2 * sum((folder / path).stat().st_size for path in walk(folder))
-    free = shutil.disk_usage(".").free
-    if needed > free:
-        raise UserError(
-            f"{folder}: a versioned copy needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or use "
-            "--no-copy, which leaves the files where they are, unversioned"
-        )
+def _copy(folder: Path, raw: Path) -> None:
+    """Copy what `walk` finds. The copy and DVC's cache both hold it (the cache shares it where the file system can)."""
+    try:
+        needed = 2 * sum((folder / path).stat().st_size for path in walk(folder))
+        free = shutil.disk_usage(".").free
+        if needed > free:
+            raise UserError(
+                f"{folder}: a versioned copy needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or "
+                "use --no-copy, which leaves the files where they are, unversioned"
+            )
+        for path in walk(folder):
+            (raw / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(folder / path, raw / path)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be copied: {error.strerror}; mend or remove it") from None
 
 
 def _tell(console: Console, title: str, sentences: list[str]) -> None:
     console.print(f"\n{title}:" if sentences else f"\n{title}: nothing.")
     for sentence in sentences:
         console.print(f"  - {sentence}", markup=False)
-
-
-def _quoted(text: str) -> str:
-    """Text as YAML: as it is where that is safe."""
-    return text if re.fullmatch(r"[A-Za-z][\w .-]*\w", text) and text.lower() not in WORDS else json.dumps(text)
-
-
-WORDS = {"true", "false", "yes", "no", "on", "off", "null"}  # YAML takes these for values
-
-
-def card_yaml(card: Card) -> str:
-    """A proposed card as a file to be read and mended: one class a line."""
-    layout = card.layout.model_dump(exclude_none=True)
-    rows = []
-    for info in card.classes:
-        use = ", evaluate: true" if info.evaluate else ", void: true" if info.void else ""
-        rows.append(f"  - {{id: {info.id}, name: {_quoted(info.name)}, color: {list(info.color)}{use}}}")
-    return "\n".join(
-        [
-            "# Proposed by `dpgan data add`; mend what it got wrong. dpgan/labels.py says what each field means.",
-            f"name: {card.name}",
-            f"title: {_quoted(card.title)}",
-            f"licence: {_quoted(card.licence)}",
-            "layout:",
-            *(f"  {key}: {json.dumps(pattern)}" for key, pattern in layout.items()),
-            f"splits: {{train: {_quoted(card.splits['train'])}, val: {_quoted(card.splits['val'])}}}",
-            f"size: {list(card.size)} # height, width",
-            f"preset: {card.preset} # the small network; on a GPU take a paper-* row of dpgan/presets.py",
-            f"encoding: {card.encoding}",
-            "classes: # evaluate: counts in mIoU; void: don't care, no loss and no score",
-            *rows,
-            "",
-        ]
-    )
-
-
-def _readme(card: Card, found: list[str], suspicious: list[str]) -> str:
-    def listed(sentences: list[str]) -> list[str]:
-        return [f"- {sentence}" for sentence in sentences] or ["Nothing."]
-
-    return "\n".join(
-        [
-            f"# {card.title}",
-            "Say here where the photos come from, how to obtain them, and what they may be used for.",
-            "",
-            "## What `dpgan data add` found",
-            *listed(found),
-            "",
-            "## What looked suspicious",
-            *listed(suspicious),
-            "",
-        ]
-    )

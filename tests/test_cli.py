@@ -74,6 +74,10 @@ def test_unknown_stage(project: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "did you mean 'prepare'" in fails(capsys, "prepair")
 
 
+def test_unknown_data_command(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "dpgan data: unknown command 'chek'; did you mean 'check'?" in fails(capsys, "data", "chek")
+
+
 @pytest.mark.parametrize(
     ("params", "expected"),
     [

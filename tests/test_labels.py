@@ -78,6 +78,17 @@ def first_class(**changes: object) -> dict:
         ({**content(), "licens": "?"}, "unknown key 'licens'; did you mean 'licence'"),
         ({**content(), "layout": {"image": "a", "lable": "b"}}, "layout.lable'; did you mean 'label'"),
         ({key: value for key, value in content().items() if key != "preset"}, "missing key 'preset'"),
+        (first_class(name="car"), "classes: two are called 'car'"),
+        (first_class(evaluate=True, void=True), "classes: sky is both `evaluate` and `void`"),
+        (first_class(color=[0, 0, 256]), "classes.0.color.2: Input should be less than or equal to 255"),
+        ({**first_class(color=[0, 0, 0]), "encoding": "colors"}, "void has the color .0, 0, 0. of another class"),
+        ({**content(), "select": {"any": ["sky"], "none": ["buildin"]}}, "no class is called 'buildin'.*'building'"),
+        ({**content(), "layout": {"image": "{split}/a", "label": "{split}/{id}"}}, "layout.image: .* lacks {id}"),
+        ({**content(), "layout": {"image": "a/{id}", "label": "{split}/{id}"}}, "layout.image: 'a/{id}' lacks {split}"),
+        (
+            {**content(), "layout": {"image": "a/{id}", "label": "b/{id}", "ids": "all.txt"}},
+            "layout.ids: 'all.txt' lacks {split}",
+        ),
         ({**content(), "classes": [{**c, "evaluate": False} for c in content()["classes"]]}, "evaluate: true"),
     ],
 )  # fmt: skip
@@ -86,6 +97,31 @@ def test_mistakes_in_a_card(card: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         parse(Card, card, path)
     assert all(line.startswith(str(path)) for line in str(error.value).splitlines())
+
+
+def test_lists_of_ids_stand_for_the_split_in_paths() -> None:
+    layout = {"image": "photos/{id}.jpg", "label": "masks/{id}.png", "ids": "{split}.txt"}
+    assert Card.model_validate({**content(), "layout": layout}).layout.ids == "{split}.txt"
+
+
+@pytest.mark.parametrize(
+    ("select", "present", "selected"),
+    [
+        (None, [3], True),
+        ({"any": ["sky", "road"]}, [3, 8], True),
+        ({"any": ["sky", "road"]}, [1, 8], False),
+        ({"none": ["car"]}, [1], True),
+        ({"none": ["car"]}, [1, 8], False),
+        ({"any": ["road"], "none": ["car"]}, [3, 8], False),
+        ({"any": ["road"], "none": ["car"]}, [3, 200], True),
+    ],
+)
+def test_selection_by_classes(select: dict | None, present: list[int], selected: bool) -> None:
+    card = Card.model_validate({**content(), "select": select})
+    histogram = np.zeros(256, dtype=np.int64)
+    histogram[present] = 7
+    assert card.selects(histogram) is selected
+    assert card.selects(histogram.tolist()) is selected  # as the index holds it
 
 
 def test_unknown_dataset_names_the_nearest() -> None:

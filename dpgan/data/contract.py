@@ -11,14 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 import great_expectations.expectations as gxe
 
+from dpgan.data.scan import MAX_RAMPS
 from dpgan.labels import Card
 
 Severity = Literal["error", "warning"]
-
-# Of the steps between ids along the rows of a map, the share that leads over a third id (`dpgan.data.scan.ramps`).
-# Clean CamVid: 0.03 at most in 468 maps; clean toyscapes at 64x128: 0.10 in 1200. After bilinear, bicubic or Lanczos
-# resizing, up or down, or JPEG at quality 95: 0.22 at least.
-MAX_RAMPS = 0.15
 
 
 class Check(NamedTuple):

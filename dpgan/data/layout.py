@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,16 +77,23 @@ def _listed_ids(card: Card, raw: Path, split: str) -> list[str] | None:
     return list(dict.fromkeys(stripped for line in ids if (stripped := line.strip())))
 
 
+def other_edition(card: Card, files: Iterable[str]) -> str | None:
+    """What to say where files give away an edition that the card does not describe; None where none does."""
+    for pattern, what in card.other_editions.items():
+        if any(fnmatch.fnmatch(path.rpartition("/")[2], pattern) for path in files):
+            return (
+                f"there are {pattern} files: this is {what}, another edition than the card of {card.name} describes; "
+                f"data/{card.name}/README.md says which one to get"
+            )
+    return None
+
+
 def _no_files(card: Card, raw: Path, pattern: str) -> UserError:
     """No file fits a pattern: say what was looked for, what lies there instead, and what that looks like."""
     says = f"{raw}: no file fits {pattern!r}, the layout of data/{card.name}/dataset.yaml"
     files = list(walk(raw))
-    for edition, what in card.other_editions.items():
-        if fnmatch.filter((Path(path).name for path in files), edition):
-            return UserError(
-                f"{says}. There are {edition} files: this is {what}, another edition than the card describes; "
-                f"data/{card.name}/README.md says which one to get"
-            )
+    if other := other_edition(card, files):
+        return UserError(f"{says}; {other}")
     for folder in (*sorted(raw.glob("*/")), *sorted(raw.glob("*/*/")), *raw.resolve().parents[:2]):
         if _listing(folder, pattern):
             return UserError(f"{says}, but files of {folder} do: set `raw` in params.yaml to that folder")

@@ -54,6 +54,10 @@ SCHEMA = pa.schema(
 GREY = 8  # side of the grey thumbnail that confirms near-duplicates
 LOST = 512  # zero bytes in a row: a sector of a disk
 FEW_STEPS = 64  # steps between ids below which a map says nothing about smooth resizing
+# Of the steps between ids along the rows of a map, the share that leads over a third id (`ramps`).
+# Clean CamVid: 0.03 at most in 468 maps; clean toyscapes at 64x128: 0.10 in 1200. After bilinear, bicubic or Lanczos
+# resizing, up or down, or JPEG at quality 95: 0.22 at least.
+MAX_RAMPS = 0.15
 PHOTO_MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "CMYK"}  # eight bits a channel: RGB without loss of range
 LABEL_MODES: dict[Encoding, str] = {"ids": "L", "palette": "P", "colors": "RGB"}
 ENCODING_OF = {mode: encoding for encoding, mode in LABEL_MODES.items()}
@@ -137,7 +141,7 @@ def _color_table(colors: tuple[tuple[int, int, int], ...], ids: tuple[int, ...])
     return table, unknown
 
 
-def _colors(image: Image.Image) -> np.ndarray:
+def colors_of(image: Image.Image) -> np.ndarray:
     """uint32 [H, W]: 0xrrggbb."""
     red, green, blue = np.moveaxis(np.asarray(image).astype(np.uint32), -1, 0)
     return red << 16 | green << 8 | blue
@@ -148,13 +152,13 @@ def _ids(image: Image.Image, card: Card) -> Image.Image:
     if card.encoding != "colors":
         return Image.fromarray(np.asarray(image))  # of a palette: the indices
     table, _ = _color_table(tuple(c.color for c in card.classes), tuple(c.id for c in card.classes))
-    return Image.fromarray(table[_colors(image)])
+    return Image.fromarray(table[colors_of(image)])
 
 
 def _unknown_colors(image: Image.Image, card: Card) -> str | None:
     """Colours of no class, the most frequent first: "#ff0000 (12 pixels), ..."."""
     table, unknown = _color_table(tuple(c.color for c in card.classes), tuple(c.id for c in card.classes))
-    codes = _colors(image)
+    codes = colors_of(image)
     found, counts = np.unique(codes[table[codes] == unknown], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     told = [f"#{found[i]:06x} ({counts[i]} pixels)" for i in order[:COLORS_TOLD]]

@@ -16,7 +16,7 @@ from dpgan.data.propose.arrange import IMAGE_FILES, Arrangement, Series, arrange
 from dpgan.data.propose.classes import propose_classes
 from dpgan.data.propose.maps import Maps, flatness, read_headers, spread, study
 from dpgan.data.propose.splits import split_pairs
-from dpgan.data.propose.words import some
+from dpgan.data.propose.words import number, some
 from dpgan.errors import UserError
 from dpgan.labels import Card, Layout
 
@@ -75,7 +75,10 @@ def _sizes(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[int, int],
     sizes = Counter(header.size for header in photos.values())
     (width, height), most = sizes.most_common(1)[0]
     size = propose_size(header.size for header in photos.values())
+    unread = [photo for photo, _ in pairs if photo not in photos]
     found, suspicious = [f"Photos are {width}x{height}; trained at {size[1]}x{size[0]} (width x height)."], []
+    if unread:
+        suspicious.append(f"Not an image: {some(unread)}. Restore the file from its source, or delete the pair.")
     if len(sizes) > 1:
         shapes = sorted(w / h for w, h in sizes)
         found[0] = (
@@ -94,7 +97,7 @@ def _sizes(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[int, int],
     ]
     if odd:
         suspicious.append(
-            f"{len(odd)} label maps are not of their photo's size, e.g. {some(odd, 2)}. Check the pairing; resize "
+            f"Not of their photo's size: {number(len(odd), 'label map')}: {some(odd, 2)}. Check the pairing; resize "
             "label maps by nearest neighbour only."
         )
     return size, found, suspicious
@@ -118,7 +121,7 @@ def _told_maps(maps: Maps, count: int) -> str:
         "colors": "RGB: a class is a colour",
     }[maps.encoding]
     looked = "all" if maps.decoded == count else f"{maps.decoded} of {count}"
-    return f"Label maps are {written}. Looked at {looked}: {len(maps.pixels)} values."
+    return f"Label maps are {written}. Looked at {looked}: {number(len(maps.pixels), 'value')}."
 
 
 def propose(folder: Path, name: str) -> Proposal:
@@ -161,9 +164,10 @@ def propose(folder: Path, name: str) -> Proposal:
     return Proposal(card, found, [*splits.suspicious, *maps.suspicious, *classes.suspicious, *odd_sizes], splits.lists)
 
 
-def _words(pattern: str) -> bool:
-    """Whether a layout could be anyone's: {split} and {id} alone between slashes."""
-    return bool(re.fullmatch(r"(?:\w+/)?\{split\}/(?:\w+/)?\{id\}\.\w+", pattern))
+def _is_plain(card: Card) -> bool:
+    """Whether a layout could be anyone's: {split} and {id} alone between slashes, and splits called as most are."""
+    between = re.fullmatch(r"(?:\w+/)?\{split\}/(?:\w+/)?\{id\}\.\w+", card.layout.label)
+    return between is not None and not {"train", "val", "test"}.isdisjoint(card.splits.values())
 
 
 def fitting(folder: Path, cards: Iterable[Card]) -> list[Card]:
@@ -175,7 +179,7 @@ def fitting(folder: Path, cards: Iterable[Card]) -> list[Card]:
 
 
 def _fits(folder: Path, card: Card) -> bool:
-    plain = _words(card.layout.label) and not {"train", "val", "test"}.isdisjoint(card.splits.values())
+    plain = _is_plain(card)
     seen: set[int] = set()
     for split in card.splits.values():
         files = files_of(folder, card.layout, split)

@@ -93,6 +93,10 @@ class Series:
         """Ids of a split; all of them where the pattern does not tell splits."""
         return set(self.files.get(split, self.files.get("", {})))
 
+    def path(self, split: str, id_: str) -> str:
+        """The file of an id of `ids(split)`."""
+        return self.files.get(split, self.files.get("", {}))[id_]
+
 
 class Arrangement(NamedTuple):
     """The photos and label maps of a folder, and what else lies there."""

@@ -11,14 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dpgan.data.propose.words import some
-from dpgan.data.scan import decode
+from dpgan.data.propose.words import number, some
+from dpgan.data.scan import ENCODING_OF, MAX_RAMPS, colors_of, decode, ramps
 from dpgan.errors import UserError
 from dpgan.labels import Encoding
 
 SAMPLE = 300  # maps that are decoded; headers of all are read
-# Smooth resizing leaves ramps between ids: three pixels in a row that rise or fall. Maps as drawn have almost none.
-RAMPS = 0.0035
 RARE, ACCIDENT = 1e-4, 5e-3  # a colour is no class below the first share of all pixels, unless a map has the second
 PHOTO_COLORS = 5000  # no palette has as many
 
@@ -52,18 +50,13 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[i] for i in np.unique(steps)]
 
 
-def _packed(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint32 [H, W]: a colour as one number."""
-    return (pixels.astype(np.uint32) * np.array([65536, 256, 1], np.uint32)).sum(axis=-1, dtype=np.uint32)
-
-
 def flatness(path: Path) -> float:
     """Share of pixels that equal their right neighbour; 0 where the file cannot be read."""
     image = decode(path).image
     if image is None or image.width < 2:
         return 0.0
     one_channel = len(image.getbands()) == 1
-    pixels = np.asarray(image) if one_channel else _packed(np.asarray(image.convert("RGB")))
+    pixels = np.asarray(image) if one_channel else colors_of(image.convert("RGB"))
     return float((pixels[:, 1:] == pixels[:, :-1]).mean())
 
 
@@ -79,7 +72,6 @@ def read_headers(folder: Path, paths: Sequence[str]) -> dict[str, Header]:
     return headers
 
 
-_ENCODINGS: dict[str, Encoding] = {"L": "ids", "P": "palette", "RGB": "colors"}
 _CONVERT = {
     "1": "1-bit, two values: save them with 8 bits (Pillow: image.convert('L') gives ids 0 and 255)",
     "RGBA": "RGB with an alpha channel: save them without it (Pillow: image.convert('RGB'))",
@@ -99,7 +91,7 @@ def _encoding(headers: dict[str, Header]) -> tuple[str, list[str]]:
             )
     modes = Counter(header.mode for header in headers.values())
     mode, count = modes.most_common(1)[0]
-    if mode not in _ENCODINGS:
+    if mode not in ENCODING_OF:
         example = next(path for path, header in headers.items() if header.mode == mode)
         what = _CONVERT.get("16" if mode.startswith("I") else mode, f"of mode {mode}: save them as 8-bit grey")
         raise UserError(f"{example}: the label maps are {what}")
@@ -107,17 +99,9 @@ def _encoding(headers: dict[str, Header]) -> tuple[str, list[str]]:
     if not odd:
         return mode, []
     return mode, [
-        f"Label maps of several kinds: {count} have mode {mode}, {len(odd)} another, e.g. {some(odd)}. "
+        f"Label maps of several kinds: {count} of mode {mode}, {len(odd)} of another: {some(odd)}. "
         "Save all of them in the same way."
     ]
-
-
-def _ramps(ids: np.ndarray) -> float:
-    """Share of pixels in the middle of a ramp, along the rows."""
-    if ids.shape[1] < 3:
-        return 0.0
-    a, b, c = ids[:, :-2], ids[:, 1:-1], ids[:, 2:]
-    return float((((a < b) & (b < c)) | ((a > b) & (b > c))).mean())
 
 
 def _drop_accidents(maps: Maps) -> None:
@@ -128,7 +112,7 @@ def _drop_accidents(maps: Maps) -> None:
         return
     share = sum(maps.pixels[key] for key in rare) / total
     maps.suspicious.append(
-        f"{len(rare)} colours have hardly a pixel ({share:.2%} in all), e.g. {some(rare)}: traces of "
+        f"{number(len(rare), 'colour')} with hardly a pixel ({share:.2%} in all): {some(rare)}. These are traces of "
         "smooth resizing, smoothed outlines or JPEG. They are not in the card, so `validate` names the maps that hold "
         "them; export these again without smoothing."
     )
@@ -138,9 +122,8 @@ def _drop_accidents(maps: Maps) -> None:
 
 def _count(maps: Maps, image: Image.Image, path: Path) -> None:
     """Add one decoded map."""
-    pixels = np.asarray(image)
     if maps.encoding == "colors":
-        values, counts = np.unique(_packed(pixels), return_counts=True)
+        values, counts = np.unique(colors_of(image), return_counts=True)
         if len(values) > PHOTO_COLORS:
             raise UserError(
                 f"{path}: {len(values)} colours: a photo, or a label map that was smoothed or saved as JPEG on the "
@@ -148,7 +131,7 @@ def _count(maps: Maps, image: Image.Image, path: Path) -> None:
             )
         keys: list[Key] = [(v >> 16, (v >> 8) & 255, v & 255) for v in values.tolist()]
     else:
-        values, counts = np.unique(pixels, return_counts=True)
+        values, counts = np.unique(np.asarray(image), return_counts=True)
         keys = values.tolist()
     for key, count in zip(keys, counts.tolist(), strict=True):
         maps.pixels[key] += count
@@ -163,7 +146,10 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
     if not headers:
         raise UserError(f"{folder / paths[0]}: no image, nor is any other label map; look at how they were saved")
     mode, odd = _encoding(headers)
-    maps, blurred = Maps(_ENCODINGS[mode], suspicious=odd), []
+    unread = [path for path in paths if path not in headers]
+    if unread:
+        odd.append(f"Not an image: {some(unread)}. Restore the file from its source, or delete the pair.")
+    maps, blurred = Maps(ENCODING_OF[mode], suspicious=odd), []
     for path in spread([path for path, header in headers.items() if header.mode == mode], SAMPLE):
         image = decode(folder / path).image
         if image is None:
@@ -172,8 +158,10 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
         if image.mode == "P" and not maps.palette:
             colors = np.array(image.getpalette("RGB"), dtype=int).reshape(-1, 3).tolist()
             maps.palette = {i: (r, g, b) for i, (r, g, b) in enumerate(colors)}
-        if maps.encoding != "colors" and _ramps(np.asarray(image)) > RAMPS:
+        if maps.encoding != "colors" and ramps(np.asarray(image)) > MAX_RAMPS:
             blurred.append(path)
+    if not maps.decoded:
+        raise UserError(f"{folder / paths[0]}: cannot be decoded, nor can any other label map; copy the folder again")
     if maps.encoding == "colors":
         _drop_accidents(maps)
     if len(maps.pixels) > 255:
@@ -183,7 +171,7 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
         )
     if blurred:
         maps.suspicious.append(
-            f"{len(blurred)} of {maps.decoded} label maps have ramps between ids, e.g. {some(blurred)}: they were "
-            " resized smoothly, so ids stand at edges that nobody drew. Resize label maps by nearest neighbour."
+            f"Ramps between ids in {len(blurred)} of {number(maps.decoded, 'label map')}: {some(blurred)}. They were "
+            "resized smoothly, so ids stand at edges that nobody drew. Resize label maps by nearest neighbour."
         )
     return maps

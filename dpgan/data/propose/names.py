@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FILES = re.compile(r"(.*class.*|.*label.*|.*categor.*|.*palette.*|.*colormap.*|obj)\.(txt|names|csv|json)", re.I)
+MOST = 20  # files that are tried: a folder may hold one a photo that is called like this
 NUMBERS = re.compile(r"\d{1,3}")
 HEADER = re.compile(r"(^|,)\s*\"?(name|class(_?name)?|label|category)\"?\s*(,|$)", re.I)  # of a table
 
@@ -83,7 +84,8 @@ def read_names(path: Path) -> list[Named]:
 
 def find_names(folder: Path, files: list[str]) -> tuple[str | None, list[Named]]:
     """The file of the folder that names the classes, and the classes; the shortest path wins."""
-    for path in sorted(files, key=lambda p: (p.count("/"), len(p), p)):
-        if FILES.fullmatch(path.rpartition("/")[2]) and (found := read_names(folder / path)):
+    likely = [path for path in files if FILES.fullmatch(path.rpartition("/")[2])]
+    for path in sorted(likely, key=lambda p: (p.count("/"), len(p), p))[:MOST]:
+        if found := read_names(folder / path):
             return path, found
     return None, []

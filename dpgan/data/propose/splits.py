@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dpgan.data.propose.arrange import Series, shared, split_word
-from dpgan.data.propose.words import some
+from dpgan.data.propose.arrange import Series, split_word
+from dpgan.data.propose.words import number, some
 from dpgan.errors import UserError
 from dpgan.labels import Role
 
@@ -43,11 +43,7 @@ def _roles(names: Iterable[str]) -> dict[Role, str]:
     return found
 
 
-def _both(found: dict[Role, str]) -> bool:
-    return len(found) == 2
-
-
-def _draw(ids: set[str]) -> tuple[list[str], list[str]]:
+def _draw(ids: Collection[str]) -> tuple[list[str], list[str]]:
     """A tenth of the ids for validation, drawn by their hashes: the same ids give the same split."""
     drawn = sorted(ids, key=lambda id_: hashlib.sha256(id_.encode()).digest())
     count = max(round(SHARE * len(ids)), min(FEWEST, len(ids) // 2))
@@ -67,7 +63,7 @@ def _listed(folder: Path, files: list[str], ids: set[str]) -> tuple[str, dict[Ro
             pattern = f"{parent}/" * bool(parent) + name.replace(split, "{split}", 1)
             by_pattern.setdefault(pattern, []).append(split)
     for pattern, splits in sorted(by_pattern.items()):
-        if _both(roles := _roles(splits)):
+        if len(roles := _roles(splits)) == 2:
             return pattern, roles
     return None
 
@@ -75,68 +71,58 @@ def _listed(folder: Path, files: list[str], ids: set[str]) -> tuple[str, dict[Ro
 def _orphans(image: Series, label: Series, splits: Iterable[str]) -> list[str]:
     """Photos without a label map and the other way round, as sentences."""
     told = []
-    for series, other, kind, partner in ((image, label, "photos", "label map"), (label, image, "label maps", "photo")):
-        lonely = [series.files[s][i] for s in splits for i in sorted(set(series.files.get(s, {})) - other.ids(s))]
+    for series, other, kind, partner in ((image, label, "photo", "label map"), (label, image, "label map", "photo")):
+        lonely = [series.path(s, i) for s in splits for i in sorted(series.ids(s) - other.ids(s))]
         if lonely:
             told.append(
-                f"{len(lonely)} {kind} have no {partner}: {some(lonely)}. Add it, or take them out of the folder."
+                f"Without a {partner}: {number(len(lonely), kind)}, {some(lonely)}. Add it, or take the file out."
             )
     return told
 
 
-def split_pairs(folder: Path, files: list[str], image: Series, label: Series) -> Splitting:
-    """How the pairs are parted into training and validation."""
-    by_split = image if "" not in image.files else label
-    every = {s: image.ids(s) & label.ids(s) for s in by_split.files}
-    roles = _roles(s for s in every if s and every[s])
-    names = [s for s in every if s in roles.values()] if _both(roles) else list(every)
-    pairs = [
-        (image.files.get(s, image.files.get("", {}))[i], label.files.get(s, label.files.get("", {}))[i])
-        for s in names
-        for i in sorted(every[s])
-    ]
-    odd = _orphans(image, label, names)
-    if _both(roles):
-        counts = {role: len(every[name]) for role, name in roles.items()}
-        found = [
-            f"{counts['train']} pairs in {roles['train']} train, {counts['val']} in {roles['val']} judge "
-            f"({shared(image, label)} pairs in all)."
-        ]
-        for name in sorted(set(every) - set(roles.values())):
-            found.append(f"{name} ({len(every[name])} pairs) is not used.")
-        ids, lists = None, {}
-        if "" in image.files or "" in label.files:  # only one of the two is in folders by split: it tells the other
-            ids = LISTS
-            lists = {LISTS.replace("{split}", name): sorted(every[name]) for name in roles.values()}
-            odd = []
-        return Splitting(roles, ids, lists, pairs, None, found, [*odd, *_few(counts)])
-    if len(every) > 1:
-        raise UserError(
-            f"{folder}: the splits are called {', '.join(sorted(every))}; dpgan needs one for training and one for "
-            "validation: name their folders train and val"
-        )
-    only, ids_of_all = next(iter(every.items()))
-    listed = _listed(folder, files, ids_of_all)
-    if listed is not None:
-        pattern, roles = listed
-        found = [f"{len(ids_of_all)} pairs; {pattern} parts them: {roles['train']} train, {roles['val']} judge."]
-        return Splitting(roles, pattern, {}, pairs, only or None, found, odd)
-    train, val = _draw(ids_of_all)
-    lists = {LISTS.replace("{split}", "train"): train, LISTS.replace("{split}", "val"): val}
-    told = (
-        f"The {len(ids_of_all)} pairs have no split: {len(val)} were drawn for validation ({LISTS}). Where photos are "
-        "frames of a film or show the same places, that leaks: put whole films or places into one list instead."
-    )
-    counts = {"train": len(train), "val": len(val)}
-    return Splitting(
-        {"train": "train", "val": "val"}, LISTS, lists, pairs, only or None, [], [told, *odd, *_few(counts)]
-    )
-
-
-def _few(counts: dict[Role, int]) -> list[str]:
+def _few(train: int, val: int) -> list[str]:
     return [
-        f"Only {count} pairs for {'training' if role == 'train' else 'validation'}; a split needs {FEWEST} at least "
-        "(`min_pairs` in the card)."
-        for role, count in counts.items()
+        f"Only {number(count, 'pair')} for {what}; a split needs {FEWEST} at least (`min_pairs` in the card)."
+        for count, what in ((train, "training"), (val, "validation"))
         if count < FEWEST
     ]
+
+
+def split_pairs(folder: Path, files: list[str], image: Series, label: Series) -> Splitting:
+    """How the pairs are parted into training and validation: by folders, else by lists, else by a draw."""
+    tells = image if "" not in image.files else label  # the series whose paths tell the split, if any does
+    every = {split: image.ids(split) & label.ids(split) for split in sorted(tells.files)}
+    ids = {split: both for split, both in every.items() if both}
+    bare = [f"{split} holds no pair, and is not used." for split in every if split not in ids]
+    roles = _roles(split for split in ids if split)
+    used = list(roles.values()) if len(roles) == 2 else list(ids)
+    pairs = [(image.path(s, i), label.path(s, i)) for s in used for i in sorted(ids[s])]
+    if len(roles) == 2:
+        train, val = len(ids[roles["train"]]), len(ids[roles["val"]])
+        found = [f"{number(train, 'pair')} to train on ({roles['train']}), {val} to judge on ({roles['val']})."]
+        found += [f"{s} ({number(len(ids[s]), 'pair')}) is not used." for s in ids if s not in used] + bare
+        if "" in (*image.files, *label.files):  # the other series has no split of its own, and gets it from lists
+            lists = {LISTS.replace("{split}", split): sorted(ids[split]) for split in used}
+            return Splitting(roles, LISTS, lists, pairs, None, found, _few(train, val))
+        return Splitting(roles, None, {}, pairs, None, found, [*_orphans(image, label, used), *_few(train, val)])
+    if len(ids) > 1:
+        raise UserError(
+            f"{folder}: the splits are called {', '.join(ids)}; dpgan needs one for training and one for validation: "
+            "name their folders train and val"
+        )
+    only = used[0] or None
+    odd = _orphans(image, label, used)
+    if listed := _listed(folder, files, ids[used[0]]):
+        pattern, roles = listed
+        told = (
+            f"{number(len(pairs), 'pair')}, split by {pattern}: {roles['train']} to train on, {roles['val']} to judge."
+        )
+        return Splitting(roles, pattern, {}, pairs, only, [told, *bare], odd)
+    drawn = _draw(ids[used[0]])
+    lists = {LISTS.replace("{split}", split): list_ for split, list_ in zip(("train", "val"), drawn, strict=True)}
+    told = (
+        f"There is no split: {len(drawn[1])} of {number(len(pairs), 'pair')} were drawn for validation ({LISTS}). If "
+        "photos are frames of a film or show the same places, that leaks: put whole films or places into one list."
+    )
+    few = _few(*map(len, drawn))
+    return Splitting({"train": "train", "val": "val"}, LISTS, lists, pairs, only, bare, [told, *odd, *few])
