@@ -68,7 +68,7 @@ def test_findings_and_quarantine_are_told_whole(raw: Path, tmp_path: Path) -> No
     (finding,) = content["findings"]
     assert (finding["severity"], finding["count"], finding["samples"]) == ("error", 1, ["train/1"])
     assert finding["remedy"] in page.replace("<code>", "`").replace("</code>", "`")
-    assert "Usable without 1 faulty pairs" in page
+    assert "Usable without 1 faulty pair, with\nno warnings." in page
     assert f"train/1: {reason}" in page
 
 
