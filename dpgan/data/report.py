@@ -88,11 +88,15 @@ def write_report(
     """`report.html`, `findings.json` (every finding whole) and `quarantine.json` (sample id -> why it is left out)."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: int((frame["split"] == split).sum()) for split in sorted(card.splits)}
-    found = [{"count": finding.count, **asdict(finding)} for finding in report.findings]
-    write_json(folder / "findings.json", {
-        "dataset": card.name, "dataset_hash": dataset_hash(frame), "pairs": counts, "quarantined": len(report.quarantined), "stops": report.stops,
-        "findings": found,
-    })  # fmt: skip
+    content = {
+        "dataset": card.name,
+        "dataset_hash": dataset_hash(frame),
+        "pairs": counts,
+        "quarantined": len(report.quarantined),
+        "stops": report.stops,
+        "findings": [{"count": finding.count, **asdict(finding)} for finding in report.findings],
+    }
+    write_json(folder / "findings.json", content)
     write_json(folder / "quarantine.json", report.quarantined)
     left = frame[~frame["sample_id"].isin(report.quarantined)]
     template = _environment().get_template("report.html.jinja")
