@@ -128,15 +128,19 @@ def test_records_outlive_a_dead_server_and_arrive_once(
     server.kill()
     artifact = tmp_path / "a.txt"
     artifact.write_text("as it was")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/page.html").write_text("a page")
     begin = time.monotonic()
     tracker.metrics({"loss/D": 2.0}, step=2)
     tracker.image("samples", np.full((4, 4, 3), 9, np.uint8), step=2)
     tracker.artifact(artifact)
+    tracker.artifact(tmp_path / "report", "data")
     artifact.unlink()
+    (tmp_path / "report/page.html").unlink()
     tracker.finish("FINISHED")
     assert time.monotonic() - begin < 5  # the training does not wait
     assert not tracker.replay()
-    assert len(list(tracker.spool.iterdir())) == 4
+    assert len(list(tracker.spool.iterdir())) == 5
 
     server.start()
     tracker.metrics({"loss/D": 3.0}, step=3)  # sends what was kept, then itself
@@ -148,3 +152,4 @@ def test_records_outlive_a_dead_server_and_arrive_once(
     assert client.get_run(run_id).info.status == "FINISHED"
     assert len(client.list_artifacts(run_id, "images")) == 2  # one image: a PNG and its thumbnail
     assert Path(client.download_artifacts(run_id, "a.txt", str(tmp_path))).read_text() == "as it was"
+    assert [file.path for file in client.list_artifacts(run_id, "data")] == ["data/page.html"]

@@ -144,7 +144,7 @@ class Tracker:
         self._log({"kind": "image", "key": key, "step": step}, image)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Uploads a file into a folder of the run's artifacts."""
+        """Uploads a file, or what is in a folder, into a folder of the run's artifacts."""
         self._log({"kind": "artifact", "path": str(path.absolute()), "folder": folder})
 
     def text(self, content: str, name: str) -> None:
@@ -183,7 +183,9 @@ class Tracker:
         if image is not None:
             Image.fromarray(image).save(aside / _IMAGE)
         if record["kind"] == "artifact":  # copied: the file may change before it is sent
-            record["path"] = Path(shutil.copy2(record["path"], aside)).name
+            path = Path(record["path"])
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            record["path"] = Path(copy(path, aside / path.name)).name
         (aside / _RECORD).write_text(json.dumps(record))
         aside.rename(self.spool / name)
 
@@ -209,7 +211,8 @@ class Tracker:
                 where = {"key": record["key"], "step": record["step"], "timestamp": record["time"]}
                 client.log_image(self.run_id, image, **where)
             case "artifact":
-                client.log_artifact(self.run_id, record["path"], record["folder"])
+                upload = client.log_artifacts if Path(record["path"]).is_dir() else client.log_artifact
+                upload(self.run_id, record["path"], record["folder"])
             case "text":
                 client.log_text(self.run_id, record["content"], record["name"])
             case "tags":

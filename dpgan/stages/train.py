@@ -63,8 +63,7 @@ def train() -> None:
     )
     kept.write_text(run_id)
     tracker = Tracker(tracking_uri(root), run_id, folder / "spool")
-    for name in ("report.html", "findings.json", "quarantine.json"):
-        tracker.artifact(need(VALIDATION / name, "validate"), "data")
+    tracker.artifact(need(VALIDATION, "validate"), "data")
     print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
     with _run_status(tracker.finish):
         launch(job, tracker, Progress("train"))

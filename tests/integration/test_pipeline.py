@@ -133,15 +133,17 @@ def test_the_run_is_described_in_mlflow(project: Project) -> None:
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{project.root}/mlruns/mlflow.db")
-    run = client.get_run(json.loads((project.root / "build/train/manifest.json").read_text())["run_id"])
+    manifest = json.loads((project.root / "build/train/manifest.json").read_text())
+    run = client.get_run(manifest["run_id"])
     assert {"git.commit", "git.dirty", "dvc.lock_sha256", "dataset_hash", "data_hash", "identity"} <= set(run.data.tags)
     assert run.data.tags["git.dirty"] == "false"
+    assert run.data.tags["dataset_hash"] == manifest["facts"]["dataset_hash"]
     assert run.data.params["train.losses.perceptual"] == "1.0"
     assert {"loss/G_total", "throughput/images_per_s", "holdout/kid_lite0", "eval/best/fid_lite0"} <= set(
         run.data.metrics
     )
     assert [a.path for a in client.list_artifacts(run.info.run_id, "evaluation")]
-    assert "data/report.html" in [a.path for a in client.list_artifacts(run.info.run_id, "data")]
+    assert {"data/report.html", "data/data_docs"} <= {a.path for a in client.list_artifacts(run.info.run_id, "data")}
     assert len(client.list_artifacts(run.info.run_id, "images")) >= 2
 
 
