@@ -86,6 +86,7 @@ def told(proposal: Proposal) -> str:
         ("Images/Validation/a-b.c.JPG", "Images/{split}/{id}.JPG", "Validation", "a-b.c"),
         ("train_007_mask.png", "{split}_{id}_mask.png", "train", "007"),
         ("city/0001_mask.png", "{id}_mask.png", "", "city/0001"),
+        ("images/trainval/1.jpg", "images/{split}/{id}.jpg", "trainval", "1"),
         ("trainstation.jpg", "{id}.jpg", "", "trainstation"),
         ("constrained/mask.png", "{id}.png", "", "constrained/mask"),
     ],
@@ -162,6 +163,18 @@ def test_test_is_left_alone_where_there_is_val(tmp_path: Path) -> None:
     proposal = propose(tmp_path, "mine")
     assert proposal.card.splits == {"train": "train", "val": "val"}
     assert "test (18 pairs) is not used." in proposal.found
+
+
+def test_photos_with_another_ending_are_told(tmp_path: Path) -> None:
+    simple(tmp_path)
+    for number in (3, 4):
+        path = tmp_path / f"images/train/{number:03d}.jpg"
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    first = propose(tmp_path, "mine").suspicious[0]
+    assert first.startswith(
+        "Not .jpg as most are: 2 photos, images/train/003.png, images/train/004.png. Save them alike"
+    )
 
 
 def test_photos_without_any_label_map_are_no_split(tmp_path: Path) -> None:
