@@ -19,6 +19,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 CHUNK = 16  # jobs a task: enough to be worth its overhead, few enough to lose little when interrupted
+FEW = 64  # jobs that are not worth starting Ray for
 WAITING = 3  # tasks in flight a CPU: one at work, the next ones at hand; bounds what lies in memory
 MAX_RETRIES = 3  # of a task whose worker or node died
 
@@ -67,7 +68,7 @@ def each(
     whose process or node dies is run again.
     """
     chunks = [range(i, min(i + CHUNK, len(jobs))) for i in range(0, len(jobs), CHUNK)]
-    if workers == 1 or (workers is None and len(chunks) <= 2):
+    if workers == 1 or (workers is None and len(jobs) <= FEW):
         yield from ((i, function(job)) for i, job in enumerate(jobs))
         return
     start_ray(workers or len(os.sched_getaffinity(0)))

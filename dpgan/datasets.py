@@ -21,7 +21,7 @@ from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
 from dpgan.settings import unknown_name
-from dpgan.stages.build import INDEX, read_accepted
+from dpgan.stages.build import INDEX, VALIDATION, accepted_path, read_accepted, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,14 +155,20 @@ def _index(version: str | None, dataset: str) -> pd.DataFrame:
 
 
 def accept() -> int:
-    """Take the indexed dataset as the accepted version: what later versions are held against for drift."""
-    from dpgan.data.facts import summary
+    """Take the dataset as it was validated for the accepted version: what later ones are held against for drift."""
+    from dpgan.data.facts import dataset_hash, summary
     from dpgan.data.index import read_index
 
     card = load_card(load_params().dataset)
     frame = read_index(need(INDEX, "index"))
-    path = card_path(card.name).with_name("accepted.json")
-    write_json(path, summary(frame, card))
+    found = read_json(VALIDATION / "findings.json", "validate")
+    if found["dataset_hash"] != dataset_hash(frame):
+        raise UserError(f"{VALIDATION} is of another index; run `dvc repro validate`, look at its report, then accept")
+    if found["stops"]:
+        raise UserError(f"the dataset breaks its contract and cannot be accepted: {'; '.join(found['stops'])}")
+    left = frame[~frame["sample_id"].isin(read_json(VALIDATION / "quarantine.json", "validate"))]
+    path = accepted_path(card)
+    write_json(path, {**summary(left, card), "dataset_hash": dataset_hash(frame)})
     print(f"Written: {path}. Commit it: drift is measured against it from now on.")
     return 0
 

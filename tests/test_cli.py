@@ -56,6 +56,20 @@ def test_the_data_stages_run(project: Path) -> None:
     assert (project / "build/validation/report.html").exists()
 
 
+def test_a_faulty_pair_is_left_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to the card's limit: named with its remedy, and not in what training reads."""
+    shutil.rmtree(project / "raw")
+    make_raw(project / "raw", train=4)
+    (project / "data/tiny/dataset.yaml").write_text(CARD + "max_faulty: 0.25\n")
+    (project / "raw/images/train/2.png").write_bytes(b"x")
+    assert main(["index"]) == main(["validate"]) == 0
+    told = capsys.readouterr().out
+    assert "images/train/2.png: cannot be decoded: not an image file\n  Copy the file from the source again" in told
+    assert "left out: train/2; build/validation/quarantine.json says why" in told
+    assert main(["prepare"]) == 0
+    assert '"train/2"' not in (project / "build/prepared/meta.json").read_text()
+
+
 def test_unknown_stage(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'prepare'" in fails(capsys, "prepair")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dpgan import cluster
-from dpgan.cluster import CHUNK, each
+from dpgan.cluster import CHUNK, FEW, each
 from dpgan.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_a_jobs_error_reaches_the_caller_as_it_is(workers: int) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_many_jobs_go_to_other_processes_and_few_stay() -> None:
-    assert {pid for _, pid in each(_pid, range(2 * CHUNK))} == {os.getpid()}
+    assert {pid for _, pid in each(_pid, range(FEW))} == {os.getpid()}
     many = {pid for _, pid in each(_pid, range(8 * CHUNK))}
     assert os.getpid() not in many
     assert len(many) > 1

@@ -115,7 +115,7 @@ def pair_checks(card: Card) -> list[Check]:
         *(instances if card.layout.instance else []),
         Check("files decode without a complaint", "warning", _null("note"), "{note}",
               "The file could be read, but is not as it should be.",
-              "Write the file again with a current tool."),
+              "Look at it; copy it from the source again, or write it anew with a current tool."),
     ]  # fmt: skip
 
 

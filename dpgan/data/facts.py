@@ -11,11 +11,12 @@ import pandas as pd
 
 from dpgan.labels import Card
 
-# Two photos are near-duplicates where their difference hashes have at most NEAR of 64 bits that differ, and their
-# grey thumbnails correlate with ALIKE at least. Re-encoding, scaling and brightening change 0 to 5 bits and leave a
-# correlation above 0.98. Among 3 million pairs of different toyscapes no pair comes below 6 bits; CamVid's come there
-# only where the camera stood still. The correlation is for photos with little in them (night, fog), whose hashes are
-# nearly empty, and so alike.
+# Two photos are near-duplicates where at most NEAR of the 64 bits of their difference hashes differ, and their grey
+# thumbnails correlate with ALIKE at least. Of toyscapes and CamVid photos that were saved anew (JPEG at quality 50),
+# halved, doubled, squashed, brightened by a fifth or made grey, 94% to 100% come below, at correlations of 0.99;
+# cropped by 2% on all sides, 71%. False alarms: none among 2.9 million pairs of toyscapes, where 6 bits are the least;
+# in CamVid only frames of one clip between which the camera stood still come below, and none across its splits. The
+# correlation is for photos with little in them (night, fog): their hashes are nearly empty, and so alike.
 NEAR = 4
 ALIKE = 0.9
 BLOCK = 256  # training photos compared with all validation photos at once: bounds the memory

@@ -97,6 +97,7 @@ def scan(
                     progress(done, len(pairs))
         finally:
             kept.keep(unsaved)
+    # Where labels cannot be read, the card cannot tell: the pair stays, for `validation` to tell of it.
     selected = [row for row in rows if row is None or row.get("histogram") is None or card.selects(row["histogram"])]
     return _frame(pa.Table.from_pylist(selected, schema=SCHEMA))
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dpgan.data.facts import class_pixels, class_shares, drift, most_moved, summary
+from dpgan.data.facts import class_pixels, class_shares, dataset_hash, drift, most_moved, summary
 from dpgan.data.scan import decode, decode_ids
 from dpgan.files import write_json
 from dpgan.labels import Card, Role
@@ -88,11 +88,15 @@ def write_report(
     """`report.html`, `findings.json` (every finding whole) and `quarantine.json` (sample id -> why it is left out)."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: int((frame["split"] == split).sum()) for split in sorted(card.splits)}
-    found = [{"count": finding.count, **asdict(finding)} for finding in report.findings]
-    write_json(folder / "findings.json", {
-        "dataset": card.name, "pairs": counts, "quarantined": len(report.quarantined), "stops": report.stops,
-        "findings": found,
-    })  # fmt: skip
+    content = {
+        "dataset": card.name,
+        "dataset_hash": dataset_hash(frame),
+        "pairs": counts,
+        "quarantined": len(report.quarantined),
+        "stops": report.stops,
+        "findings": [{"count": finding.count, **asdict(finding)} for finding in report.findings],
+    }
+    write_json(folder / "findings.json", content)
     write_json(folder / "quarantine.json", report.quarantined)
     left = frame[~frame["sample_id"].isin(report.quarantined)]
     template = _environment().get_template("report.html.jinja")

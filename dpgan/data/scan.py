@@ -186,6 +186,17 @@ def ramps(ids: np.ndarray) -> float:
     return int(np.count_nonzero(between)) / max(steps, FEW_STEPS)
 
 
+def _orientation(image: Image.Image) -> int | None:
+    """EXIF orientation; None where there is none, or none that a viewer could read either."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = image.getexif().get(ExifTags.Base.Orientation)
+        except Exception:  # Pillow lets any exception through on bad bytes
+            return None
+    return value if isinstance(value, int) else None
+
+
 def _photo_facts(path: Path) -> tuple[dict[str, Any], str | None, str | None]:
     """Columns of a photo, why it cannot be decoded, its note."""
     image, broken, note = decode(path)
@@ -196,7 +207,7 @@ def _photo_facts(path: Path) -> tuple[dict[str, Any], str | None, str | None]:
         "image_height": image.height,
         "image_mode": image.mode,
         "image_bits": bits(path, image),
-        "image_orientation": image.getexif().get(ExifTags.Base.Orientation),
+        "image_orientation": _orientation(image),
     }
     if image.mode not in PHOTO_MODES:
         return {**facts, "image_fault": f"has mode {image.mode}; a photo has 8 bits a channel"}, None, note

@@ -20,7 +20,7 @@ from dpgan.data.facts import pair_facts, split_facts
 from dpgan.errors import UserError
 from dpgan.labels import Card
 
-SHOWN = 5  # files of a finding in an error message
+SHOWN = 5  # files of a finding on the terminal
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _over_the_limit(frame: pd.DataFrame, card: Card, faulty: Mapping[str, str]) 
         if count > limit:
             lines.append(
                 f"{split} ({folder}): {count} of {len(samples)} pairs are faulty, and {limit} may be left out "
-                f"(`max_faulty: {card.max_faulty:g}` in data/{card.name}/dataset.yaml, of {len(samples)} pairs)"
+                f"(`max_faulty: {card.max_faulty:g}` in data/{card.name}/dataset.yaml); mend them, or raise the limit"
             )
     return lines
 
@@ -148,15 +148,17 @@ def validate(
     return Report(of_pairs + of_splits, faulty, over + [f"not met: {line}" for line in stops])
 
 
+def describe(finding: Finding) -> list[str]:
+    """A finding for the terminal: what is not met, how often and why that matters; the first files; what to do."""
+    lines = [f"{finding.severity}: not met: {finding.expectation} ({finding.count}x). {finding.reason}"]
+    lines += [f"    {detail}" for detail in finding.details[:SHOWN]]
+    if finding.count > SHOWN:
+        lines.append(f"    and {finding.count - SHOWN} more")
+    return [*lines, f"  {finding.remedy}"]
+
+
 def raise_on_errors(report: Report) -> None:
-    """UserError where the dataset cannot be used: why, and for every error how many, the first files, the remedy."""
-    if not report.stops:
-        return
-    lines = ["the raw pairs cannot be trained on", *report.stops]
-    for finding in report.of("error"):
-        lines.append(f"not met: {finding.expectation} ({finding.count}x). {finding.reason}")
-        lines += [f"    {detail}" for detail in finding.details[:SHOWN]]
-        if finding.count > SHOWN:
-            lines.append(f"    and {finding.count - SHOWN} more")
-        lines.append(f"  {finding.remedy}")
-    raise UserError("\n".join(lines))
+    """UserError where the dataset cannot be used: why, and every error."""
+    if report.stops:
+        errors = (line for finding in report.of("error") for line in describe(finding))
+        raise UserError("\n".join(["the raw pairs cannot be trained on", *report.stops, *errors]))

@@ -37,9 +37,14 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
     return content
 
 
+def accepted_path(card: Card) -> Path:
+    """Where the accepted version of the data is described."""
+    return card_path(card.name).with_name("accepted.json")
+
+
 def read_accepted(card: Card) -> dict[str, Any]:
     """The `facts.summary` of the last accepted version of the data; empty before the first."""
-    path = card_path(card.name).with_name("accepted.json")
+    path = accepted_path(card)
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:

@@ -38,13 +38,15 @@ def index() -> None:
     params, card = setup()
     frame = scan(card, Path(params.raw), Progress("index", "pairs"), memory=SCANNED)
     write_index(frame, INDEX)
+    if card.select:
+        print(f"index     {len(frame)} of them are what the card selects")
 
 
 def validate() -> None:
     """Hold the index against the data contract; leave out faulty pairs, or stop the pipeline where they are many."""
     from dpgan.data.index import read_index
     from dpgan.data.report import write_report
-    from dpgan.data.validation import raise_on_errors
+    from dpgan.data.validation import SHOWN, describe, raise_on_errors
     from dpgan.data.validation import validate as held
 
     params, card = setup()
@@ -53,14 +55,15 @@ def validate() -> None:
     with new_folder(VALIDATION) as folder:
         report = held(frame, card, accepted, docs=folder / "data_docs")
         write_report(report, frame, card, Path(params.raw), folder, accepted)
-    for finding in report.findings:
-        print(f"validate  {finding.severity}: not met: {finding.expectation} ({finding.count}x): {finding.remedy}")
+    for finding in report.of("warning") if report.stops else report.findings:
+        print(*describe(finding), sep="\n")
     print(f"validate  report: {VALIDATION / 'report.html'}", flush=True)
     raise_on_errors(report)
-    for sample, reason in report.quarantined.items():
-        print(f"validate  quarantined: {sample}: {reason}")
-    left, warnings = len(frame) - len(report.quarantined), len(report.of("warning"))
-    print(f"validate  {left} pairs, {len(report.quarantined)} left out, {warnings} warnings")
+    out, warnings = list(report.quarantined), len(report.of("warning"))
+    if out:
+        more = f" and {len(out) - SHOWN} more" if len(out) > SHOWN else ""
+        print(f"validate  left out: {', '.join(out[:SHOWN])}{more}; {VALIDATION / 'quarantine.json'} says why")
+    print(f"validate  {len(frame) - len(out)} pairs, {len(out)} left out, {warnings} warnings")
 
 
 def prepare() -> None:
