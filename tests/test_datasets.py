@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from folders import make
 from PIL import Image
 from published_layouts import WRITERS, Counts
-from test_propose import make
 
 from dpgan import datasets
 from dpgan.cli import main
