@@ -38,9 +38,12 @@ def add(name: str, folder: Path, copy: bool) -> int:
     """Describe a folder of your own: write data/NAME, version the files, and say what was found."""
     from dpgan.data.propose import propose
     from dpgan.data.propose.write import card_yaml, readme
-    from dpgan.data.versions import track
+    from dpgan.data.versions import need_project, track
 
+    load_params()  # in a project, or nowhere
     _check_name(name)
+    if copy:
+        need_project(Path.cwd())
     if not folder.is_dir() or not any(walk(folder)):
         what = "no such folder" if not folder.is_dir() else "an empty folder"
         raise UserError(f"{folder}: {what}; give the folder that holds the photos and label maps")

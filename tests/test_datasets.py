@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from folders import make
 from PIL import Image
 from published_layouts import WRITERS, Counts
-from test_propose import make
 
 from dpgan import datasets
 from dpgan.cli import main
@@ -157,6 +157,9 @@ def test_nothing_is_left_where_dvc_fails(project: Path, tmp_path: Path, capsys: 
     assert "dvc add data/mine/raw: " in run(capsys, "data", "add", "mine", folder, code=2)  # no git, no `dvc init`
     shutil.rmtree(project / ".dvc")
     assert "run `dvc init` here, or use --no-copy" in run(capsys, "data", "add", "mine", folder, code=2)
+    (project / "params.yaml").unlink()
+    assert "run this in the project's root folder" in run(capsys, "data", "add", "mine", folder, code=2)
+    (project / "params.yaml").write_bytes(before["project/params.yaml"])
     assert everything(tmp_path) == before
 
 

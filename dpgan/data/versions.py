@@ -20,15 +20,19 @@ def dvc(root: Path, *words: str) -> str:
     return done.stdout
 
 
-def track(folder: Path, root: Path) -> None:
-    """Version `folder`, below the project `root`: its content goes into DVC's cache, its hash into `<folder>.dvc`.
-
-    UserError where `root` is no DVC project, or DVC refuses.
-    """
+def need_project(root: Path) -> None:
+    """UserError where `root` is no DVC project."""
     if not (root / ".dvc").is_dir():
         raise UserError(
             f"{root}: not a DVC project, so nothing can be versioned; run `dvc init` here, or use --no-copy"
         )
+
+
+def track(folder: Path, root: Path) -> None:
+    """Version `folder`, below the project `root`: its content goes into DVC's cache, its hash into `<folder>.dvc`.
+
+    UserError where DVC refuses.
+    """
     dvc(root, "add", str(folder.absolute().relative_to(root.absolute())))
 
 

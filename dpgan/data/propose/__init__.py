@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpgan.data.layout import files_of, walk
-from dpgan.data.propose.arrange import IMAGE_FILES, Arrangement, Series, arrange, series_of
+from dpgan.data.propose.arrange import IMAGE_FILES, Arrangement, Series, arrange, series_of, take_apart
 from dpgan.data.propose.classes import propose_classes
 from dpgan.data.propose.maps import Maps, flatness, read_headers, spread, study
 from dpgan.data.propose.splits import split_pairs
@@ -114,6 +114,17 @@ def _arrangement(folder: Path, files: list[str]) -> Arrangement:
     return arrangement
 
 
+def _other_endings(series: Series, unused: list[str], kind: str) -> list[str]:
+    """Files that are like those of a series but for their ending, as sentences."""
+    body, _, ending = series.pattern.rpartition(".")
+    odd = [path for path in unused if take_apart(path).pattern.rpartition(".")[0] == body]
+    if not odd:
+        return []
+    return [
+        f"Not .{ending} as most are: {number(len(odd), kind)}, {some(odd)}. Save them alike: a card knows one ending."
+    ]
+
+
 def _told_maps(maps: Maps, count: int) -> str:
     written = {
         "ids": "8-bit grey: the value is the id",
@@ -161,7 +172,12 @@ def propose(folder: Path, name: str) -> Proposal:
     ]
     if arrangement.unused:
         found.append(f"Not used: {some(arrangement.unused)}.")
-    return Proposal(card, found, [*splits.suspicious, *maps.suspicious, *classes.suspicious, *odd_sizes], splits.lists)
+    endings = [
+        *_other_endings(image, arrangement.unused, "photo"),
+        *_other_endings(label, arrangement.unused, "label map"),
+    ]
+    suspicious = [*endings, *splits.suspicious, *maps.suspicious, *classes.suspicious, *odd_sizes]
+    return Proposal(card, found, suspicious, splits.lists)
 
 
 def _is_plain(card: Card) -> bool:

@@ -25,7 +25,7 @@ OTHER = {"color", "colors", "colour", "trainids", "labeltrainids", "depth", "dis
 KINDS = PHOTO | LABEL | INSTANCE | OTHER
 
 _SPLIT = re.compile(
-    r"(?<![a-z])(?P<split>(?:train|val|test)(?:ing|idation|id)?(?:20\d\d)?)"
+    r"(?<![a-z])(?P<split>(?:trainval|train|val|test)(?:ing|idation|id)?(?:20\d\d)?)"
     r"(?=$|[^a-z0-9]|annot|label|mask|image|img)",
     re.I,
 )
