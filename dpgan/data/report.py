@@ -1,20 +1,17 @@
 """The report of a validation: one page that needs no network, and what other stages read of it.
 
-`report.html.jinja` is the page; this module gathers what stands on it. Pictures are small, inline, and few, so that
-the page stays below 3 MB whatever the dataset.
+`templates/data_report.html.jinja` is the page; this module gathers what stands on it. Pictures are small, inline, and
+few, so that the page stays below 3 MB whatever the dataset.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -23,6 +20,7 @@ from dpgan.data.facts import class_pixels, class_shares, dataset_hash, drift, mo
 from dpgan.data.scan import decode, decode_ids
 from dpgan.files import write_json
 from dpgan.labels import Card, Role
+from dpgan.page import Picture, data_url, hex_color, render
 
 if TYPE_CHECKING:
     from dpgan.data.validation import Finding, Report
@@ -38,14 +36,6 @@ UNKNOWN = (255, 0, 255)  # pixels of no class in a coloured label map
 ROWS = 48  # classes a column of the plot
 FLOOR = 1e-5  # left end of the plot's logarithmic axis
 COLUMNS = {"train": "#23618f", "val": "#e07b22"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as a data URL, or the words that stand in its place."""
-
-    alt: str
-    url: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,9 +89,10 @@ def write_report(
     write_json(folder / "findings.json", content)
     write_json(folder / "quarantine.json", report.quarantined)
     left = frame[~frame["sample_id"].isin(report.quarantined)]
-    template = _environment().get_template("report.html.jinja")
     (folder / "report.html").write_text(
-        template.render(
+        render(
+            "data_report.html.jinja",
+            percent=percent,
             card=card,
             report=report,
             splits=_splits(frame, report, card),
@@ -123,15 +114,6 @@ def write_report(
     )
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters["percent"] = percent
-    return environment
-
-
 def percent(share: float) -> str:
     """A share of the pixels with two digits that count: 31.7%, 0.12%, 0.0041%."""
     if 0 < share < FLOOR:
@@ -142,25 +124,13 @@ def percent(share: float) -> str:
 # Pictures
 
 
-def _url(image: Image.Image, kind: str, box: tuple[int, int], how: Image.Resampling) -> str:
-    """A data URL of an image made to fit `box`."""
-    scale = min(1.0, box[0] / image.width, box[1] / image.height)
-    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)
-    buffer = io.BytesIO()
-    if kind == "jpeg":
-        small.save(buffer, "JPEG", quality=80)
-    else:
-        small.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _photo(raw: Path, name: str | None, box: tuple[int, int]) -> Picture:
     if name is None:
         return Picture("no photo")
     image, fault, _ = decode(raw / name)
     if image is None:
         return Picture(fault or "")
-    return Picture(name, _url(image.convert("RGB"), "jpeg", box, Image.Resampling.BOX))
+    return Picture(name, data_url(image.convert("RGB"), "jpeg", box, Image.Resampling.BOX))
 
 
 def _label(raw: Path, name: str | None, card: Card, box: tuple[int, int]) -> Picture:
@@ -172,12 +142,12 @@ def _label(raw: Path, name: str | None, card: Card, box: tuple[int, int]) -> Pic
         image, undecodable, _ = decode(raw / name)
         if image is None:
             return Picture(undecodable or "")
-        return Picture(f"{name}: {fault}", _url(image.convert("RGB"), "png", box, Image.Resampling.NEAREST))
+        return Picture(f"{name}: {fault}", data_url(image.convert("RGB"), "png", box, Image.Resampling.NEAREST))
     colors = np.full((256, 3), UNKNOWN, dtype=np.uint8)
     for info in card.classes:
         colors[info.id] = info.color
     painted = Image.fromarray(colors[np.asarray(ids)])
-    return Picture(name, _url(painted, "png", box, Image.Resampling.NEAREST))
+    return Picture(name, data_url(painted, "png", box, Image.Resampling.NEAREST))
 
 
 def _faults(report: Report, frame: pd.DataFrame, card: Card, raw: Path) -> list[tuple[Finding, list[Fault]]]:
@@ -224,14 +194,10 @@ def _legend(frame: pd.DataFrame, card: Card) -> list[tuple[str, str]]:
     """(class, colour) of what is in the sample sheet's label maps."""
     shown = pd.concat([_spread(frame[(frame["split"] == s) & frame["histogram"].notna()]) for s in sorted(card.splits)])
     present = class_pixels(shown, card).sum(axis=0)
-    return [(info.name, _hex(info.color)) for info, there in zip(card.classes, present, strict=True) if there]
+    return [(info.name, hex_color(info.color)) for info, there in zip(card.classes, present, strict=True) if there]
 
 
 # Numbers
-
-
-def _hex(color: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _axis(share: float) -> float:
@@ -247,7 +213,7 @@ def _rows(frame: pd.DataFrame, card: Card) -> list[Row]:
         own = {split: float(values[i]) for split, values in shares.items()}
         kind = "void" if info.void else "" if info.evaluate else "not scored"
         at = {split: _axis(share) if share else None for split, share in own.items()}
-        rows.append(Row(info.name, _hex(info.color), kind, own, at))
+        rows.append(Row(info.name, hex_color(info.color), kind, own, at))
     return sorted((row for row in rows if any(row.shares.values())), key=lambda row: (-row.shares["train"], row.name))
 
 
