@@ -1,0 +1,104 @@
+"""The paper's tables: what it prints, beside what our own runs came to.
+
+A row is a setting of the training, a column a score of ours by the beginning of its name. Runs are matched by how they
+were trained, so whatever has been run fills its place in every table where it belongs; the rest stays blank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# The settings in which the rows differ, and those of the paper's own method.
+OURS: dict[str, object] = {
+    "generator": "dp", "discriminator": "dp", "patch_at": "encoder", "feature_at": "decoder", "concat_s0": True,
+    "labelmix": True,
+}  # fmt: skip
+OASIS_D = {"discriminator": "oasis", "patch_at": "none", "feature_at": "none"}
+SPADE = {"generator": "spade", "discriminator": "patch", "feature_at": "encoder", "labelmix": False}
+OASIS = {"generator": "oasis", **OASIS_D}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: its name, how it is trained (beside `OURS`), and what the paper prints, by column."""
+
+    name: str
+    settings: Mapping[str, object]
+    paper: Sequence[str]
+
+    @property
+    def trained(self) -> dict[str, object]:
+        return {**OURS, **self.settings}
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns`: what the paper calls a score, and the beginning of ours; `of` says where the paper's are from."""
+
+    key: str
+    title: str
+    of: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of ours: how it was trained, its scores (and `NAME_low`, `NAME_high`), its seconds."""
+
+    name: str
+    trained: Mapping[str, object]
+    scores: Mapping[str, float]
+    seconds: float | None
+
+
+_FID_MIOU = [("FID", "fid"), ("mIoU", "miou")]
+_ABLATION = [*_FID_MIOU, ("obj-mIoU", "obj_miou")]
+
+TABLES = [
+    Table("1", "Comparison to the state of the art", "Cityscapes", _FID_MIOU, [
+        Row("SPADE", SPADE, ["71.8", "62.3"]),
+        Row("OASIS", OASIS, ["47.7", "69.3"]),
+        Row("DP-GAN", {}, ["44.1", "73.6"]),
+    ]),
+    Table("3", "FID over five noises: mean ± deviation", "Cityscapes", [("FID", "fid")], [
+        Row("OASIS", OASIS, ["48.1±0.18"]),
+        Row("DP-GAN", {}, ["44.6±0.17"]),
+    ]),
+    Table("4a", "Generator / discriminator", "Cityscapes", _ABLATION, [
+        Row("OASIS / OASIS", OASIS, ["47.7", "69.3", "61.5"]),
+        Row("OASIS / DP", {"generator": "oasis"}, ["47.9", "74.0", "67.4"]),
+        Row("DP / OASIS", OASIS_D, ["45.4", "69.9", "62.0"]),
+        Row("DP / DP", {}, ["44.1", "73.6", "66.9"]),
+    ]),
+    Table("4b", "Where the patch loss acts", "Cityscapes", _ABLATION, [
+        Row("nowhere", {"patch_at": "none"}, ["49.2", "67.9", "59.5"]),
+        Row("decoder", {"patch_at": "decoder"}, ["44.5", "72.1", "64.4"]),
+        Row("encoder and decoder", {"patch_at": "both"}, ["44.3", "72.8", "66.4"]),
+        Row("encoder", {}, ["44.1", "73.6", "66.9"]),
+    ]),
+    Table("4c", "Where features are matched", "Cityscapes", _ABLATION, [
+        Row("nowhere", {"feature_at": "none"}, ["44.1", "69.9", "62.1"]),
+        Row("encoder", {"feature_at": "encoder"}, ["44.4", "69.2", "60.8"]),
+        Row("encoder and decoder", {"feature_at": "both"}, ["45.0", "73.8", "66.8"]),
+        Row("decoder", {}, ["44.1", "73.6", "66.9"]),
+    ]),
+    Table("S1", "FID of objects by size", "Cityscapes",
+          [("all", "fid_objects_all"), ("large", "fid_objects_large"), ("medium", "fid_objects_medium"),
+           ("small", "fid_objects_small")], [
+        Row("SPADE", SPADE, ["33.4", "84.3", "63.3", "36.8"]),
+        Row("OASIS", OASIS, ["35.0", "98.6", "79.9", "37.6"]),
+        Row("DP-GAN", {}, ["24.5", "77.6", "57.5", "27.1"]),
+    ]),
+    Table("S2", "FID by resolution", "Cityscapes", [("0.5x", "fid@0.5"), ("1x", "fid"), ("2x", "fid@2")], [
+        Row("SPADE", SPADE, ["99.9", "71.8", "145.9"]),
+        Row("OASIS", OASIS, ["91.8", "47.7", "115.5"]),
+        Row("DP-GAN", {}, ["85.0", "44.1", "96.1"]),
+    ]),
+    Table("S3", "Without LabelMix, without s_0", "Cityscapes", _FID_MIOU, [
+        Row("w/o LabelMix", {"labelmix": False}, ["46.8", "70.9"]),
+        Row("w/o cat", {"concat_s0": False}, ["44.8", "71.2"]),
+        Row("DP-GAN", {}, ["44.1", "73.6"]),
+    ]),
+]  # fmt: skip
