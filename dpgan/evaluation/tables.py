@@ -1,11 +1,12 @@
 """The paper's tables: what it prints, beside what our own runs came to.
 
-A row is a setting of the training, a column a score of ours by the beginning of its name. Runs are matched by how they
-were trained, so whatever has been run fills its place in every table where it belongs; the rest stays blank.
+A row is a setting of the training, a column a score of ours by the form of its name. Runs are matched by how they were
+trained, so whatever has been run fills its place in every table where it belongs; the rest stays blank.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`columns`: what the paper calls a score, and the beginning of ours; `of` says where the paper's are from."""
+    """`columns`: what the paper calls a score, and a pattern of ours; `of` says what the paper's were taken on."""
 
     key: str
     title: str
@@ -53,8 +54,10 @@ class Run:
     seconds: float | None
 
 
-_FID_MIOU = [("FID", "fid"), ("mIoU", "miou")]
-_ABLATION = [*_FID_MIOU, ("obj-mIoU", "obj_miou")]
+# With the FID Inception network where it was at hand, else with the offline features; so with the judges.
+_FEATURES, _JUDGE = "(inception|lite0)", r"([a-z]+\d*(_\d+)?)"
+_FID_MIOU = [("FID", f"fid_{_FEATURES}"), ("mIoU", f"miou_{_JUDGE}")]
+_ABLATION = [*_FID_MIOU, ("obj-mIoU", f"obj_miou_{_JUDGE}")]
 
 TABLES = [
     Table("1", "Comparison to the state of the art", "Cityscapes", _FID_MIOU, [
@@ -62,7 +65,7 @@ TABLES = [
         Row("OASIS", OASIS, ["47.7", "69.3"]),
         Row("DP-GAN", {}, ["44.1", "73.6"]),
     ]),
-    Table("3", "FID over five noises: mean ± deviation", "Cityscapes", [("FID", "fid")], [
+    Table("3", "FID over five noises: mean ± deviation", "Cityscapes", [("FID", f"fid_{_FEATURES}")], [
         Row("OASIS", OASIS, ["48.1±0.18"]),
         Row("DP-GAN", {}, ["44.6±0.17"]),
     ]),
@@ -85,13 +88,13 @@ TABLES = [
         Row("decoder", {}, ["44.1", "73.6", "66.9"]),
     ]),
     Table("S1", "FID of objects by size", "Cityscapes",
-          [("all", "fid_objects_all"), ("large", "fid_objects_large"), ("medium", "fid_objects_medium"),
-           ("small", "fid_objects_small")], [
+          [(size, f"fid_{_FEATURES}_objects_{size}") for size in ("all", "large", "medium", "small")], [
         Row("SPADE", SPADE, ["33.4", "84.3", "63.3", "36.8"]),
         Row("OASIS", OASIS, ["35.0", "98.6", "79.9", "37.6"]),
         Row("DP-GAN", {}, ["24.5", "77.6", "57.5", "27.1"]),
     ]),
-    Table("S2", "FID by resolution", "Cityscapes", [("0.5x", "fid@0.5"), ("1x", "fid"), ("2x", "fid@2")], [
+    Table("S2", "FID by resolution", "Cityscapes",
+          [(f"{size}x", f"fid_{_FEATURES}{suffix}") for size, suffix in (("0.5", "_x0.5"), ("1", ""), ("2", "_x2"))], [
         Row("SPADE", SPADE, ["99.9", "71.8", "145.9"]),
         Row("OASIS", OASIS, ["91.8", "47.7", "115.5"]),
         Row("DP-GAN", {}, ["85.0", "44.1", "96.1"]),
@@ -102,3 +105,63 @@ TABLES = [
         Row("DP-GAN", {}, ["44.1", "73.6"]),
     ]),
 ]  # fmt: skip
+
+
+def score_named(pattern: str, scores: Mapping[str, float]) -> str | None:
+    """The name of the score that a column means: of several, the one that is first in the alphabet (inception)."""
+    return min((name for name in scores if re.fullmatch(pattern, name)), default=None)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _ours(pattern: str, run: Run | None) -> str:
+    name = score_named(pattern, run.scores) if run else None
+    if run is None or name is None:
+        return ""
+    text = _digits(run.scores[name])
+    if f"{name}_deviation" in run.scores:
+        text += f"±{run.scores[f'{name}_deviation']:.2f}"
+    if f"{name}_low" in run.scores:
+        text += f" [{_digits(run.scores[f'{name}_low'])}, {_digits(run.scores[f'{name}_high'])}]"
+    return text
+
+
+def render(runs: Sequence[Run], dataset: str) -> str:
+    """All tables in Markdown; of several runs that were trained alike, the last one given counts."""
+    parts = []
+    for table in TABLES:
+        found = [_newest(row, runs) for row in table.rows]
+        scored = [
+            next((name for run in found if run and (name := score_named(pattern, run.scores))), None)
+            for _, pattern in table.columns
+        ]
+        head = [
+            "", *(f"{title}, paper" for title, _ in table.columns),
+            *(f"{name or title}, ours" for name, (title, _) in zip(scored, table.columns, strict=True)), "minutes",
+        ]  # fmt: skip
+        lines = [f"**Table {table.key}. {table.title}** (paper: {table.of}; ours: {dataset})", ""]
+        lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for row, run in zip(table.rows, found, strict=True):
+            minutes = f"{run.seconds / 60:.1f}" if run and run.seconds else ""
+            cells = [row.name, *row.paper, *(_ours(pattern, run) for _, pattern in table.columns), minutes]
+            lines.append("| " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _newest(row: Row, runs: Sequence[Run]) -> Run | None:
+    return next((run for run in reversed(runs) if dict(run.trained) == row.trained), None)
+
+
+def missing(runs: Sequence[Run]) -> dict[str, dict[str, object]]:
+    """What no run has trained yet: the settings beside the method's own, by a name for the experiment."""
+    wanted: dict[str, dict[str, object]] = {}
+    for table in TABLES:
+        for row in table.rows:
+            settings = {key: value for key, value in row.trained.items() if value != OURS[key]}
+            if _newest(row, runs) is None and settings not in wanted.values():
+                name = re.sub(r"[^a-z0-9]+", "-", f"table-{table.key} {row.name}".lower()).strip("-")
+                wanted[name] = settings
+    return wanted
