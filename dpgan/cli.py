@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpgan import datasets, stages
+from dpgan import datasets, experiments, stages
 from dpgan.config import quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.imports import import_checkpoint
@@ -31,7 +31,7 @@ STAGES = {
     )
 }
 DATA_COMMANDS = ["add", "check", "diff", "accept"]
-COMMANDS = [*STAGES, "data", "ui", "import-checkpoint"]
+COMMANDS = [*STAGES, "data", "tables", "ui", "import-checkpoint"]
 PORT_HELP = "port of the MLflow UI on this machine"
 
 
@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("file", type=Path, help="state dict of a generator or discriminator: .pth, .safetensors")
     load.add_argument("--out", type=Path, help="save it as ours: a .safetensors file")
     load.add_argument("--register", action="store_true", help="register it for the dataset of params.yaml")
+    tables = commands.add_parser("tables", help=(experiments.tables.__doc__ or "").split("\n")[0])
+    tables.add_argument("--preset", help="only runs of this preset")
+    tables.add_argument("--commands", action="store_true", help="instead, the commands that run what is missing")
     _data_parser(commands.add_parser("data", help="Datasets: add your own, check any."))
     return parser
 
@@ -115,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             open_ui(given.port)
         elif given.command == "import-checkpoint":
             import_checkpoint(given.file, given.out, given.register)
+        elif given.command == "tables":
+            experiments.tables(given.preset, given.commands)
         elif given.command == "data":
             return _run_data(given)
         else:

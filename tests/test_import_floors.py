@@ -16,7 +16,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"registry"},
-    {"stages", "imports", "datasets", "cli"},
+    {"stages", "imports", "datasets", "experiments", "cli"},
     {"flows"},
 ]
 OWNERS = {
