@@ -24,7 +24,7 @@ CARD = Card(
     name="x",
     title="x",
     licence="none",
-    layout=Layout(image="{id}.png", label="{id}.png"),
+    layout=Layout(image="a/{split}/{id}.png", label="b/{split}/{id}.png"),
     splits={"train": "a", "val": "b"},
     size=(32, 64),
     preset="toyscapes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -62,11 +63,16 @@ def test_mistakes_are_told(published: Published, tmp_path: Path, tiny: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"run\.data_cache .*/file/x on node \S+: Not a directory"):
         fetch(published, str(tmp_path / "file/x"), print)
-    gone = Published("0" * 32 + ".dir", 1, published.config)
+    gone = replace(published, digest="0" * 32 + ".dir", size=1)
     with pytest.raises(UserError, match=r"dvc pull --force: .*Missing cache files"):
         fetch(gone, str(tmp_path), print)
     with pytest.raises(UserError, match="are free"):
-        fetch(Published(gone.digest, 10**18, ""), str(tmp_path), print)
-    root = with_prepared(make_repo(tmp_path / "project", None), tiny)
+        fetch(replace(gone, size=10**18), str(tmp_path), print)
+    with pytest.raises(UserError, match=r"is not what dvc\.lock says"):
+        fetch(replace(published, data_hash="another"), str(tmp_path), print)
+    root = make_repo(tmp_path / "project", None)
+    with pytest.raises(UserError, match=r"dvc\.lock knows no prepared data.*dvc repro prepare"):
+        publish(root)
+    with_prepared(root, tiny)
     with pytest.raises(UserError, match="dvc remote add --default storage"):
         publish(root)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpgan.data.prepare import data_hash
 from dpgan.data.versions import dvc
 from dpgan.errors import UserError
 from dpgan.settings import load_yaml
@@ -26,6 +27,7 @@ class Published:
 
     digest: str  # DVC's hash of the folder
     size: int  # bytes
+    data_hash: str  # of the pixels, as `prepare` took it
     config: str  # DVC's configuration, with the remote and its credentials
 
 
@@ -34,7 +36,11 @@ def publish(root: Path) -> Published:
 
     UserError where there is no remote, or it does not take the data.
     """
-    out = load_yaml(root / "dvc.lock")["stages"]["prepare"]["outs"][0]
+    lock = root / "dvc.lock"
+    stages = load_yaml(lock)["stages"] if lock.exists() else {}
+    if "prepare" not in stages:
+        raise UserError(f"{lock} knows no prepared data to send to the nodes (run.data_cache); run `dvc repro prepare`")
+    out = stages["prepare"]["outs"][0]
     settings = dict(line.split("=", 1) for line in dvc(root, "config", "--list").splitlines() if "=" in line)
     remote = settings.get("core.remote")
     if remote is None:
@@ -47,7 +53,8 @@ def publish(root: Path) -> Published:
              "[cache]", "    type = hardlink,copy", f"['remote \"{remote}\"']"]  # fmt: skip
     prefix = f"remote.{remote}."
     lines += [f"    {key.removeprefix(prefix)} = {value}" for key, value in settings.items() if key.startswith(prefix)]
-    return Published(out["md5"], out["size"], "\n".join(lines) + "\n")
+    content = data_hash(root / "build/prepared")
+    return Published(out["md5"], out["size"], content, "\n".join(lines) + "\n")
 
 
 def cache_folder(cache: str) -> Path:
@@ -87,6 +94,8 @@ def fetch(data: Published, cache: str, tell: Callable[[str], None]) -> Path:
         config.write_text(data.config)
         (part / f"{PREPARED}.dvc").write_text(f"outs:\n- md5: {data.digest}\n  hash: md5\n  path: {PREPARED}\n")
         dvc(part, "pull", "--force")
+        if data_hash(part / PREPARED) != data.data_hash:
+            raise UserError("build/prepared is not what dvc.lock says of it; run `dvc repro prepare` again")
         (part / PREPARED).rename(ready)
         shutil.rmtree(part)  # DVC's own copy: a second name of the same files
     return ready
