@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from dpgan.evaluation.baselines import paint
 from dpgan.evaluation.features import FeatureExtractor
 from dpgan.evaluation.readings import read
 from dpgan.labels import Card
-from dpgan.models.generators import Generator
+from dpgan.models.generators import Generator, build_generator
 
 Report = Callable[[int, int], None]
 CHUNK = 4  # batches a Ray task: networks are unpacked once for them
@@ -99,13 +99,23 @@ class Painted:
 class Generated:
     """A generator's images. The noise of image i depends on the noise seed and i alone."""
 
-    generator: Generator
+    generator: Generator  # from `build_generator`
 
     @torch.no_grad()
     def __call__(self, job: Job, seed: int) -> Tensor:
         device = next(self.generator.parameters()).device
         noise = torch.from_numpy(order.noise_at(seed, job.numbers, self.generator.noise_channels))
         return self.generator(torch.from_numpy(job.labels).to(device), noise.to(device)).float().cpu()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By arguments and weights, for another process: torch pickles no spectral norms."""
+        return _generated, (self.generator.arguments, self.generator.state_dict())
+
+
+def _generated(arguments: dict[str, Any], weights: dict[str, Tensor]) -> Generated:
+    generator = build_generator(**arguments)
+    generator.load_state_dict(weights)
+    return Generated(generator.eval().to(next(iter(weights.values())).device))
 
 
 @dataclass(frozen=True)
