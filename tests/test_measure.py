@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from coarse import Coarse
 from conftest import ROOT, tiny_card
 from torch import Tensor
 
@@ -34,15 +34,6 @@ class Marked:
     def __call__(self, job: Job, seed: int) -> Tensor:
         (self.folder / str(os.getpid())).touch()
         return self.source(job, seed)
-
-
-class Coarse:
-    """A cheap extractor: the colours of 4x8 fields."""
-
-    name, dimension, digest, device = "coarse", 96, "none", torch.device("cpu")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(images, (4, 8)).flatten(1).double()
 
 
 def generator() -> Generator:
