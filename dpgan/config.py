@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dpgan.errors import UserError
 from dpgan.presets import DISCRIMINATORS, PRESETS
@@ -165,12 +165,23 @@ class EvaluateSettings(Model):
         default=(),
         description="factors on the card's size at which FID and KID are measured too; supplement, table 2: 0.5, 2",
     )
+    lpips: Path | None = Field(
+        default=None,
+        description="folder of alexnet-owt-7be5be79.pth (torchvision's) and alex.pth (LPIPS v0.1): diversity by LPIPS "
+        "too, with several noise_seeds",
+    )
     batch: int = Field(default=16, ge=1, description="images at once")
     inception_weights: str | None = Field(
         default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
     )
     kid_subsets: int = Field(default=100, ge=1)
     kid_subset_size: int = Field(default=100, ge=2)
+
+    @model_validator(mode="after")
+    def _lpips_compares(self) -> EvaluateSettings:
+        if self.lpips and self.noise_seeds == 1:
+            raise ValueError("lpips compares the images of several noises: set noise_seeds to 2 or more")
+        return self
 
 
 class Params(Model):

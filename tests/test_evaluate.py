@@ -96,6 +96,24 @@ def test_several_seeds_give_deviation_and_diversity(
     assert scores["diversity_coarse"].record()["seeds"] == 2
 
 
+def test_lpips_stands_beside_the_diversity_where_it_is_given(
+    tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator
+) -> None:
+    class Brightness:
+        """Stands in for LPIPS, whose weights are not at hand: how far the two images' means are apart."""
+
+        def apart(self, images: torch.Tensor) -> torch.Tensor:
+            return (images[0].mean((1, 2, 3)) - images[1].mean((1, 2, 3))).abs().double()
+
+    measuring = make_evaluator(tiny, folder)
+    measuring.lpips = Brightness()  # type: ignore[assignment]
+    score = measuring.generator(generator, quiet)["diversity_lpips"]
+    assert 0 < score.interval[0] < score.value < score.interval[1]
+    assert "diversity_lpips" not in evaluator.generator(generator, quiet)
+    with pytest.raises(ValueError, match="lpips compares the images of several noises: set noise_seeds to 2 or more"):
+        EvaluateSettings(lpips=Path("weights"))
+
+
 def test_other_resolutions_compare_images_and_photos_of_that_size(evaluator: Evaluator, generator: Generator) -> None:
     scores = evaluator.generator(generator, quiet)
     assert {"fid_coarse_x2", "kid_coarse_x2"} <= set(scores)

@@ -95,7 +95,7 @@ def test_four_workers_see_what_one_sees(tiny: Path, tmp_path: Path, alone: Measu
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
     with np.load(tmp_path / "seen.npz") as seen:
-        assert_same(Measured(seen["features"], seen["tables"]), alone)
+        assert_same(Measured(seen["features"], seen["tables"], seen["apart"]), alone)
     assert list((tmp_path / "marks").iterdir())
 
 
@@ -141,4 +141,4 @@ def test_photos_and_paint_as_they_are() -> None:
 if __name__ == "__main__":
     prepared, folder = map(Path, sys.argv[1:])
     seen_by_four = measured(prepared, folder / "marks", workers=4)
-    np.savez(folder / "seen.npz", features=seen_by_four.features, tables=seen_by_four.tables)
+    np.savez(folder / "seen.npz", features=seen_by_four.features, tables=seen_by_four.tables, apart=seen_by_four.apart)

@@ -3,7 +3,8 @@
 A score's name is its protocol. `fid_lite0`, `kid_lite0`: between images and the validation photos at training
 resolution, float images. `miou_trained`, `accuracy_trained`, `iou_trained/CLASS`: what the judge trained on real
 training photos reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map
-differ from noise to noise. `fid_lite0_x0.5`: at half the resolution. Each is the mean over the noise seeds.
+differ from noise to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from
+resized label maps and against resized photos. Each is the mean over the noise seeds.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dpgan.evaluation.diversity import diversity
 from dpgan.evaluation.features import FeatureExtractor
 from dpgan.evaluation.fid import fid, fid_contributions, kid, kid_contributions
 from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
+from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
 from dpgan.evaluation.readings import accuracy, mean_iou
 from dpgan.evaluation.reference import References
@@ -66,11 +68,12 @@ class Evaluator:
         judge: Judge,
         settings: EvaluateSettings,
         references: References,
+        lpips: Lpips | None = None,
         workers: int | None = None,
     ) -> None:
         self.card, self.train, self.val = card, train, val
         self.extractor, self.judge, self.settings = extractor, judge, settings
-        self.references, self.workers = references, workers
+        self.references, self.lpips, self.workers = references, lpips, workers
         self.seeds = tuple(range(settings.noise_seed, settings.noise_seed + settings.noise_seeds))
         self.everything = np.arange(len(val.ids))
         for name, split in (("training", train), ("validation", val)):
@@ -96,12 +99,12 @@ class Evaluator:
     def generator(self, generator: Generator, report: Report, whose: str = "the generator") -> Scores:
         """Scores of a generator's images; `whose` names it in errors."""
         source = Generated(generator)
-        measured = self._measured(source, self._jobs(None), self.judge, whose, self.seeds, report)
+        measured = self._measured(source, self._jobs(None), self.judge, whose, self.seeds, report, self.lpips)
         scores = {**self._distances(self.real, measured), **self._readings(measured)}
         if len(self.seeds) > 1:
-            apart = diversity(measured.features)
-            spread = of_sums([apart.mean()], [(apart - apart.mean(),)], len(apart))
-            scores[f"diversity_{self.extractor.name}"] = replace(spread, seeds=len(self.seeds))
+            scores[f"diversity_{self.extractor.name}"] = self._mean(diversity(measured.features))
+        if len(measured.apart):
+            scores["diversity_lpips"] = self._mean(100 * measured.apart)
         for factor in self.settings.resolutions:
             real = self._reference(self.val, self.everything, "val", factor)
             at = self._measured(source, self._jobs(None, factor), None, f"{whose} at {factor:g}x", self.seeds, report)
@@ -132,7 +135,7 @@ class Evaluator:
         chosen = np.sort(np.random.default_rng(0).permutation(len(self.train.ids))[: len(self.val.ids)])
         others = self._reference(self.train, chosen, "train")
         judged = self._measured(photos, self._jobs(self.val.images), self.judge, "the validation photos", (0,))
-        return {**self._distances(self.real, Measured(others[None], judged.tables)), **self._readings(judged)}
+        return {**self._distances(self.real, replace(judged, features=others[None])), **self._readings(judged)}
 
     def contact_sheet(self, generator: Generator, path: Path, rows: int = 8) -> None:
         """PNG of label map | real photo | generated, for label maps spread evenly over the validation split."""
@@ -162,10 +165,10 @@ class Evaluator:
 
     def _measured(
         self, source: Source, jobs: Jobs, judge: Judge | None, whose: str, seeds: tuple[int, ...],
-        report: Report | None = None,
+        report: Report | None = None, lpips: Lpips | None = None,
     ) -> Measured:  # fmt: skip
         """What is seen in the images of `source`. UserError where they have features that are not finite."""
-        observer = Observer(source, seeds, self.extractor, judge, self.card)
+        observer = Observer(source, seeds, self.extractor, judge, self.card, lpips)
         measured = measure(observer, jobs, self.workers, report)
         lost = np.flatnonzero(~np.isfinite(measured.features).all(axis=(0, 2)))
         if len(lost):
@@ -190,6 +193,11 @@ class Evaluator:
                 n,
             ),
         }
+
+    def _mean(self, by_label_map: np.ndarray) -> Estimate:
+        """The mean of what all noises together give for each label map, [N]."""
+        mean = float(by_label_map.mean())
+        return replace(of_sums([mean], [(by_label_map - mean,)], len(by_label_map)), seeds=len(self.seeds))
 
     def _readings(self, measured: Measured) -> Scores:
         """What the judge read."""
@@ -223,5 +231,5 @@ def protocol(
         "features_sha256": extractor.digest,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions"}),
+        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips"}),
     }

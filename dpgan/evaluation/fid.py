@@ -90,10 +90,13 @@ def kid_contributions(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndar
     """What each vector adds to `kid`, to first order: float64 [N] and [M], each of mean 0, **times 1000**.
 
     The first-order part of the U-statistic (Hoeffding, 1948): twice the mean of the kernel over the vector's own set
-    less that over the other one.
+    less that over the other one. Two sets of one size are taken as lists over the same label maps: x_i and y_i come
+    and go together, so their kernel, which is one of N^2, counts half for each.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     between = _kernel(x, y)
+    if len(x) == len(y):
+        between[np.diag_indices(len(x))] /= 2
     raw = []
     for z, others in ((x, between.mean(axis=1)), (y, between.mean(axis=0))):
         within = _kernel(z, z)

@@ -21,6 +21,7 @@ from dpgan.data import order
 from dpgan.data.pixels import to_float
 from dpgan.evaluation.baselines import paint
 from dpgan.evaluation.features import FeatureExtractor
+from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.readings import read
 from dpgan.labels import Card
 from dpgan.models.generators import Generator, build_generator
@@ -124,6 +125,7 @@ class Measured:
 
     features: np.ndarray  # float64 [S, N, D]
     tables: np.ndarray  # int64 [S, N, K, 3] (`readings.tables`); K is 0 where no judge looked
+    apart: np.ndarray  # float64 [N]: mean LPIPS of two of the S images of a label map; [0] where it was not measured
 
 
 @dataclass(frozen=True)
@@ -135,19 +137,16 @@ class Observer:
     extractor: FeatureExtractor
     judge: nn.Module | None
     card: Card
+    lpips: Lpips | None = None
 
-    def __call__(self, job: Job) -> tuple[np.ndarray, np.ndarray]:
-        """Features [S, B, D] and tables [S, B, K, 3] of the job."""
-        features, seen = [], []
-        for seed in self.seeds:
-            images = self.source(job, seed)
-            features.append(self.extractor(images).numpy())
-            seen.append(read(self.judge, images, job.labels, self.card) if self.judge else _nothing(len(images)))
-        return np.stack(features), np.stack(seen)
-
-
-def _nothing(n: int) -> np.ndarray:
-    return np.empty((n, 0, 3), dtype=np.int64)
+    def __call__(self, job: Job) -> Measured:
+        """What is seen in the images of one job."""
+        images = torch.stack([self.source(job, seed) for seed in self.seeds])
+        features = np.stack([self.extractor(one).numpy() for one in images])
+        tables = np.empty((*features.shape[:2], 0, 3), dtype=np.int64)
+        if self.judge:
+            tables = np.stack([read(self.judge, one, job.labels, self.card) for one in images])
+        return Measured(features, tables, self.lpips.apart(images).numpy() if self.lpips else np.empty(0))
 
 
 def measure(observer: Observer, jobs: Jobs, workers: int | None = None, report: Report | None = None) -> Measured:
@@ -155,12 +154,16 @@ def measure(observer: Observer, jobs: Jobs, workers: int | None = None, report: 
 
     Ray tasks on all CPUs, or GPUs where the networks are on one; a few jobs, or `workers` 1, stay in this process.
     """
-    found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(jobs)
+    seen: dict[int, Measured] = {}
     done, total = 0, len(jobs.rows)
-    for position, seen in each(observer, jobs, workers, CHUNK, gpus=int(observer.extractor.device.type == "cuda")):
-        found[position] = seen
-        done += seen[0].shape[1]
+    for position, part in each(observer, jobs, workers, CHUNK, gpus=int(observer.extractor.device.type == "cuda")):
+        seen[position] = part
+        done += part.features.shape[1]
         if report:
             report(done, total)
-    features, read_back = zip(*found, strict=True)
-    return Measured(np.concatenate(features, axis=1), np.concatenate(read_back, axis=1))
+    parts = [seen[position] for position in range(len(jobs))]
+    return Measured(
+        np.concatenate([part.features for part in parts], axis=1),
+        np.concatenate([part.tables for part in parts], axis=1),
+        np.concatenate([part.apart for part in parts]),
+    )

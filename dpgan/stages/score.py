@@ -130,6 +130,7 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.data.prepare import data_hash
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import chosen
+    from dpgan.evaluation.lpips import Lpips
     from dpgan.evaluation.reference import References
     from dpgan.evaluation.segmentation import load_judge
     from dpgan.hardware import choose_device, use_all_cores
@@ -141,7 +142,8 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     train, val = splits()
     network = load_judge(need(JUDGE, "judge"), card.num_classes).to(device)
     references = References(REFERENCES, data_hash(PREPARED))
-    evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references)
+    lpips = Lpips(params.evaluate.lpips).to(device) if params.evaluate.lpips else None
+    evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references, lpips)
     return evaluator, protocol(extractor, file_sha256(JUDGE), references.data_hash, params.evaluate)
 
 
