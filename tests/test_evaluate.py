@@ -14,14 +14,14 @@ from dpgan.config import EvaluateSettings
 from dpgan.data.prepare import open_prepared
 from dpgan.evaluation.evaluate import Evaluator, all_finite
 from dpgan.evaluation.features import lite0
+from dpgan.evaluation.judges.trained import Trained
 from dpgan.evaluation.report import grid
-from dpgan.evaluation.segmentation import Judge
 from dpgan.models.generators import DPGenerator
 
 
 def make_evaluator(tiny: Path, batch: int = 4) -> Evaluator:
     torch.manual_seed(0)
-    judge = Judge(tiny_card().num_classes, pretrained=False).eval()
+    judge = Trained(tiny_card()).eval()
     train, val = open_prepared(tiny, "train"), open_prepared(tiny, "val")
     return Evaluator(tiny_card(), train, val, lite0(), judge, EvaluateSettings(batch=batch))
 

@@ -20,10 +20,11 @@ from dpgan.data import order
 from dpgan.data.pixels import to_float, to_uint8
 from dpgan.data.prepare import Split
 from dpgan.evaluation.baselines import class_mean_colors, paint
+from dpgan.evaluation.confusion import confusions, scores
 from dpgan.evaluation.features import FeatureExtractor, extract
 from dpgan.evaluation.fid import fid, kid
+from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.report import contact_sheet
-from dpgan.evaluation.segmentation import Judge, confusion, iou
 from dpgan.labels import Card
 from dpgan.models.generators import Generator
 
@@ -62,7 +63,7 @@ class Evaluator:
     @property
     def device(self) -> torch.device:
         """Where the networks compute."""
-        return next(self.judge.parameters()).device
+        return self.judge.device
 
     def _score(self, images: Iterable[Tensor], labels: Iterable[Tensor]) -> Scores:
         """All scores of batches of images, with the label maps that they should show."""
@@ -78,11 +79,7 @@ class Evaluator:
 
     def _judged(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
         """What the judge reads in batches of images, against the label maps that they should show."""
-        table = confusion(self.judge, pairs, self.card.num_classes, self.card.void)
-        per_class, mean = iou(table, self.card.evaluated)
-        names = [self.card.classes[i].name for i in self.card.evaluated]
-        seen = {f"iou_trained/{n}": float(v) for n, v in zip(names, per_class, strict=True) if np.isfinite(v)}
-        return {"miou_trained": mean, **seen}
+        return scores(confusions(self.judge, pairs, self.card.evaluated), self.judge.name, self.card)
 
     def _distances(self, features: np.ndarray) -> Scores:
         s, name = self.settings, self.extractor.name
@@ -155,12 +152,13 @@ def all_finite(generator: Generator) -> bool:
 
 
 def protocol(
-    extractor: FeatureExtractor, judge_sha256: str, data_hash: str, settings: EvaluateSettings
+    extractor: FeatureExtractor, judge: str, judge_sha256: str, data_hash: str, settings: EvaluateSettings
 ) -> dict[str, Any]:
     """What a score depends on beside the generator: two scores compare only where this is equal."""
     return {
         "features": extractor.name,
         "features_sha256": extractor.digest,
+        "judge": judge,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
         **settings.model_dump(exclude={"inception_weights", "batch"}),

@@ -68,8 +68,8 @@ def promote() -> None:
     protocol = json.dumps(scored["protocol"], sort_keys=True)
 
     def evaluation(scores: Mapping[str, float], finite: bool) -> Evaluation:
-        name = scored["protocol"]["features"]
-        return Evaluation(scores[f"fid_{name}"], scores["miou_trained"], scores, finite, protocol)
+        features, judge = scored["protocol"]["features"], scored["protocol"]["judge"]
+        return Evaluation(scores[f"fid_{features}"], scores[f"miou_{judge}"], scores, finite, protocol)
 
     def rescore(package: packaging.Package) -> Evaluation:
         from dpgan.evaluation.evaluate import all_finite
@@ -113,7 +113,7 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.data.prepare import data_hash
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import chosen
-    from dpgan.evaluation.segmentation import load_judge
+    from dpgan.evaluation.judges import load_judge
     from dpgan.hardware import choose_device, use_all_cores
 
     params, card = setup()
@@ -121,9 +121,9 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     device = choose_device(params.run.device)
     extractor = chosen(params.evaluate.inception_weights, device)
     train, val = splits()
-    network = load_judge(need(JUDGE, "judge"), card.num_classes).to(device)
+    network = load_judge(need(JUDGE, "judge"), card).to(device)
     evaluator = Evaluator(card, train, val, extractor, network, params.evaluate)
-    return evaluator, protocol(extractor, file_sha256(JUDGE), data_hash(PREPARED), params.evaluate)
+    return evaluator, protocol(extractor, network.name, file_sha256(JUDGE), data_hash(PREPARED), params.evaluate)
 
 
 def _trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
