@@ -13,9 +13,9 @@ from dpgan.config import JudgeSettings
 from dpgan.data.pixels import to_float
 from dpgan.errors import UserError
 from dpgan.evaluation.baselines import class_mean_colors, paint
-from dpgan.evaluation.confusion import confusions, scores
 from dpgan.evaluation.judges import Judge, load_judge, save_judge
 from dpgan.evaluation.judges.trained import Trained, augment, class_weights, train_judge
+from dpgan.evaluation.readings import read, scores
 
 CLASSES = [{"id": i, "name": name, "color": (i, i, i), "evaluate": True} for i, name in enumerate("abc")]
 CARD = make_card(classes=CLASSES)
@@ -67,8 +67,7 @@ def judge(scenes: tuple[np.ndarray, np.ndarray]) -> Judge:
 
 
 def miou(judge: Judge, images: np.ndarray, labels: np.ndarray) -> float:
-    counts = confusions(judge, [(to_float(images), torch.from_numpy(labels))], CARD.evaluated)
-    return scores(counts, "trained", CARD)["miou_trained"]
+    return scores(read(judge, to_float(images), labels, CARD), "trained", CARD)["miou_trained"]
 
 
 def test_the_judge_ranks_real_blurred_mean_colours_and_shuffled(
@@ -131,9 +130,7 @@ def test_a_saved_judge_comes_back(tmp_path: Path, size: tuple[int, int] | None) 
 
 def test_a_judge_of_other_classes_is_refused(tmp_path: Path) -> None:
     save_judge(Trained(CARD), tmp_path / "judge.safetensors")
-    with pytest.raises(
-        UserError, match=r"has 'sky' where the judge has 'a'; `dvc repro judge`"
-    ):
+    with pytest.raises(UserError, match=r"has 'sky' where the judge has 'a'; `dvc repro judge`"):
         load_judge(tmp_path / "judge.safetensors", make_card())
     with pytest.raises(UserError, match=r"trained for 3 other classes: data/tiny/dataset\.yaml has 2"):
         load_judge(tmp_path / "judge.safetensors", make_card(classes=CLASSES[:2]))

@@ -20,10 +20,10 @@ from dpgan.data import order
 from dpgan.data.pixels import to_float, to_uint8
 from dpgan.data.prepare import Split
 from dpgan.evaluation.baselines import class_mean_colors, paint
-from dpgan.evaluation.confusion import confusions, scores
 from dpgan.evaluation.features import FeatureExtractor, extract
 from dpgan.evaluation.fid import fid, kid
 from dpgan.evaluation.judges import Judge
+from dpgan.evaluation.readings import read_all, scores
 from dpgan.evaluation.report import contact_sheet
 from dpgan.labels import Card
 from dpgan.models.generators import Generator
@@ -79,7 +79,7 @@ class Evaluator:
 
     def _judged(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
         """What the judge reads in batches of images, against the label maps that they should show."""
-        return scores(confusions(self.judge, pairs, self.card.evaluated), self.judge.name, self.card)
+        return scores(read_all(self.judge, pairs, self.card), self.judge.name, self.card)
 
     def _distances(self, features: np.ndarray) -> Scores:
         s, name = self.settings, self.extractor.name

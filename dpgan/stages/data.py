@@ -79,9 +79,9 @@ def prepare() -> None:
 
 def judge() -> None:
     """Train the segmentation network behind mIoU on the real training photos, or check a published one."""
-    from dpgan.evaluation.confusion import confusions, scores
     from dpgan.evaluation.evaluate import label_batches, photo_batches
     from dpgan.evaluation.judges import make_judge, save_judge
+    from dpgan.evaluation.readings import read_all, scores
     from dpgan.hardware import choose_device, use_all_cores
 
     params, card = setup()
@@ -92,6 +92,7 @@ def judge() -> None:
     save_judge(network, JUDGE)
     batch = params.evaluate.batch
     pairs = zip(photo_batches(val, batch), label_batches(val, batch), strict=True)
-    real = scores(confusions(network, pairs, card.evaluated), network.name, card)
-    write_json(JUDGE_SCORES, {"judge": network.name, "n": len(val.ids), "real_photos": real})
+    real = scores(read_all(network, pairs, card), network.name, card)
+    brief = {name: value for name, value in real.items() if "/" not in name}
+    write_json(JUDGE_SCORES, {"judge": network.name, "n": len(val.ids), "real_photos": brief})
     print(f"judge     {network.name}: mIoU {real[f'miou_{network.name}']:.1f} on {len(val.ids)} real validation photos")

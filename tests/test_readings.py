@@ -9,11 +9,12 @@ from conftest import ROOT
 from raw_pairs import make_card
 from torch import Tensor
 
-from dpgan.evaluation.confusion import OBJECTS, accuracy, confusions, count, iou, of_real, scores
 from dpgan.evaluation.judges.base import OTHER, Judge
+from dpgan.evaluation.readings import OBJECTS, accuracy, class_iou, mean_iou, of_real, read, read_all, scores, tables
 from dpgan.labels import Card, load_card
 
-EVALUATED = np.array([0, 1])
+CARD = make_card()
+EVALUATED = CARD.evaluated
 
 
 class Fixed(Judge):
@@ -33,14 +34,10 @@ class Fixed(Judge):
         return votes if self.size is None else torch.nn.functional.interpolate(votes, self.size)
 
 
-def rows(*classes: int) -> Tensor:
-    return torch.tensor(classes, dtype=torch.uint8)[None, None]
-
-
 def test_counts_by_hand() -> None:
     truth = np.array([[[0, 0, 0, 1, 1, 2, 2]]], dtype=np.uint8)
     predicted = np.array([[[0, 1, OTHER, 1, 0, 0, 1]]], dtype=np.uint8)
-    counts = count(predicted, truth, EVALUATED)
+    counts = tables(predicted, truth, EVALUATED)
     assert counts.dtype == np.int64
     # Hits, truth, predicted. Pixels of class 2 are not evaluated, and what is read there counts for nobody.
     assert counts.tolist() == [[[1, 3, 2], [1, 2, 2]]]
@@ -50,7 +47,7 @@ def test_counts_are_those_of_a_confusion_matrix() -> None:
     generator = np.random.default_rng(0)
     truth, predicted = generator.integers(0, 5, (2, 3, 16, 16), dtype=np.uint8)
     evaluated = np.array([4, 0, 2])
-    for row, true, seen in zip(count(predicted, truth, evaluated), truth, predicted, strict=True):
+    for row, true, seen in zip(tables(predicted, truth, evaluated), truth, predicted, strict=True):
         matrix = np.zeros((5, 5), dtype=int)
         np.add.at(matrix, (true.ravel(), seen.ravel()), 1)
         counted = matrix[evaluated][:, evaluated]
@@ -61,10 +58,10 @@ def test_counts_are_those_of_a_confusion_matrix() -> None:
 def test_one_row_a_picture_whatever_the_batches() -> None:
     images, labels = torch.zeros(5, 3, 2, 4), torch.zeros(5, 2, 4, dtype=torch.uint8)
     images[3:], labels[1] = 1, 1
-    whole = confusions(Fixed(), [(images, labels)], EVALUATED)
+    whole = read_all(Fixed(), [(images, labels)], CARD)
     assert whole.shape == (5, 2, 3)
     split = zip(images.split(2), labels.split(2), strict=True)
-    np.testing.assert_array_equal(confusions(Fixed(), split, EVALUATED), whole)
+    np.testing.assert_array_equal(read_all(Fixed(), split, CARD), whole)
     assert whole[:, :, 0].tolist() == [[8, 0], [0, 0], [8, 0], [0, 0], [0, 0]]
 
 
@@ -72,18 +69,19 @@ def test_one_row_a_picture_whatever_the_batches() -> None:
 def test_label_maps_follow_a_judge_that_reads_at_another_size(factor: int) -> None:
     labels = torch.tensor([[[0, 1], [1, 0]]], dtype=torch.uint8)
     images = labels[:, None].float().expand(-1, 3, -1, -1)
-    counts = confusions(Fixed((2 * factor, 2 * factor)), [(images, labels)], EVALUATED)
+    counts = read(Fixed((2 * factor, 2 * factor)), images, labels.numpy(), CARD)
     assert counts.tolist() == [[[2 * factor**2] * 3] * 2]
 
 
 def test_iou_and_accuracy_by_hand() -> None:
     counts = np.array([[6, 8, 7], [3, 4, 5], [0, 0, 0], [0, 0, 2]])
-    values = iou(counts)
+    values = class_iou(counts)
     assert values[[0, 1, 3]] == pytest.approx([100 * 6 / 9, 100 * 3 / 6, 0])
     assert np.isnan(values[2])  # neither there nor read
     assert accuracy(counts) == pytest.approx(100 * 9 / 12)
+    assert mean_iou(counts) == pytest.approx((100 * 6 / 9 + 50 + 0) / 3)
     resampled = np.stack([counts, 2 * counts])  # any leading dimensions: a bootstrap's
-    np.testing.assert_array_equal(iou(resampled), [values, values])
+    np.testing.assert_array_equal(class_iou(resampled), [values, values])
 
 
 def test_scores_by_name() -> None:
@@ -114,7 +112,7 @@ def read_raw(card: Card, matrix: dict[tuple[int, int], int]) -> dict[str, float]
     """Scores of a hand-made confusion matrix: pixels by raw id that is true and that is read."""
     pairs = [pair for pair, pixels in matrix.items() for _ in range(pixels)]
     truth, predicted = (card.id_table[list(ids)].astype(np.uint8)[None, None] for ids in zip(*pairs, strict=True))
-    return scores(count(predicted, truth, card.evaluated), "m", card)
+    return scores(tables(predicted, truth, card.evaluated), "m", card)
 
 
 def test_of_35_classes_19_count() -> None:
