@@ -169,8 +169,17 @@ class JudgeSettings(Model):
 class EvaluateSettings(Model):
     """What is scored, and with which noise."""
 
-    noise_seed: int = 0
-    batch: int = Field(default=16, ge=1)
+    noise_seed: int = Field(default=0, ge=0)
+    noise_seeds: int = Field(
+        default=1, ge=1,
+        description="noises a label map, from noise_seed on: each score is their mean; with several, their deviation "
+        "(table 3) and the diversity stand beside it",
+    )  # fmt: skip
+    resolutions: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(),
+        description="factors on the card's size at which FID and KID are measured too; supplement, table 2: 0.5, 2",
+    )
+    batch: int = Field(default=16, ge=1, description="images at once")
     inception_weights: str | None = Field(
         default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
     )

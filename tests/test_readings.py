@@ -94,6 +94,15 @@ def test_scores_by_name() -> None:
     )
 
 
+def test_a_class_that_is_neither_there_nor_read_is_left_out() -> None:
+    nothing = np.zeros((2, 3), dtype=np.int64)
+    assert np.isnan(mean_iou(nothing))
+    assert np.isnan(accuracy(nothing))
+    assert scores(nothing[None], "x", CARD).keys() == {"miou_x", "accuracy_x"}
+    stacks = np.random.default_rng(0).integers(0, 9, (4, 2, 3))
+    np.testing.assert_array_equal(mean_iou(stacks), [mean_iou(one) for one in stacks])
+
+
 # Table 2 of the paper, DP-GAN's row, in the order of Cityscapes' 19 classes.
 TABLE_2 = [97.5, 81.9, 87.2, 71.4, 72.7, 46.9, 55.5, 60.3, 87.3, 72.9, 92.4, 67.4, 55.5, 89.9, 81.5, 83.1, 73.9, 55.3,
            66.9]  # fmt: skip

@@ -29,6 +29,7 @@ class FeatureExtractor(Protocol):
     """Pixels: what images are resized to, a square."""
     digest: str
     """sha256 of the file that the weights come from."""
+    device: torch.device
 
     def __call__(self, images: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> float64 [B, dimension] on the CPU."""
