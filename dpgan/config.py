@@ -144,12 +144,26 @@ class RunSettings(Model):
 
 
 class JudgeSettings(Model):
-    """The small segmentation network that mIoU is measured with, trained on the real training photos."""
+    """The segmentation network that mIoU is measured with: one trained here on the real photos, or a published one."""
 
-    images: int = Field(default=3200, ge=1, description="photos seen in all")
-    batch: int = Field(default=16, ge=1)
-    lr: float = Field(default=2e-3, gt=0)
-    size: tuple[int, int] | None = Field(default=None, description="height, width it works at; null: 1.5x")
+    kind: Literal["trained", "drn105", "upernet101", "transformers"] = Field(
+        default="trained",
+        description="trained: a small one, for any dataset; drn105: the papers' for Cityscapes; upernet101: theirs for "
+        "ADE20K; transformers: a SegFormer or Mask2Former",
+    )
+    weights: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        default=None, description="of a published judge: a file (drn105), or a folder (upernet101, transformers)"
+    )
+    sha256: list[Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]] = Field(
+        default=[], description="of a published judge: first digits of the sha256 of each file of weights"
+    )
+    size: tuple[int, int] | None = Field(
+        default=None,
+        description="height, width it works at; null: trained 1.5x, drn105 256x512 (or 1024x2048), transformers 1x",
+    )
+    images: int = Field(default=3200, ge=1, description="trained: photos seen in all")
+    batch: int = Field(default=16, ge=1, description="trained: photos a step")
+    lr: float = Field(default=2e-3, gt=0, description="trained: the highest learning rate")
 
 
 class EvaluateSettings(Model):
@@ -287,6 +301,9 @@ def quiet_environment() -> None:
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "true",
         "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

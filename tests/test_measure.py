@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dpgan.data.pixels import to_float
 from dpgan.data.prepare import open_prepared
+from dpgan.evaluation.judges.trained import Trained
 from dpgan.evaluation.measure import CHUNK, Generated, Job, Jobs, Measured, Observer, Painted, Source, measure, photos
-from dpgan.evaluation.segmentation import Judge
 from dpgan.models.generators import Generator, build_generator
 
 SEEDS = (3, 4)
@@ -48,7 +48,7 @@ def generator() -> Generator:
 
 def observer(source: Source) -> Observer:
     torch.manual_seed(0)
-    return Observer(source, SEEDS, Coarse(), Judge(tiny_card().num_classes, pretrained=False).eval(), tiny_card())
+    return Observer(source, SEEDS, Coarse(), Trained(tiny_card()).eval(), tiny_card())
 
 
 def measured(tiny: Path, marks: Path, workers: int, batch: int = 1) -> Measured:

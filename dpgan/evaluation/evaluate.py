@@ -1,10 +1,10 @@
 """Scores of sets of images, one a label map of the validation split, next to their floor and ceiling.
 
 A score's name is its protocol. `fid_lite0`, `kid_lite0`: between images and the validation photos at training
-resolution, float images. `miou_trained`, `accuracy_trained`, `iou_trained/CLASS`: what the judge trained on real
-training photos reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map
-differ from noise to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from
-resized label maps and against resized photos. Each is the mean over the noise seeds.
+resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge
+(`judges`) reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ
+from noise to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized
+label maps and against resized photos. Each is the mean over the noise seeds.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from dpgan.evaluation.diversity import diversity
 from dpgan.evaluation.features import FeatureExtractor
 from dpgan.evaluation.fid import fid, fid_contributions, kid, kid_contributions
 from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
+from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
-from dpgan.evaluation.readings import accuracy, mean_iou
+from dpgan.evaluation.readings import measures
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
-from dpgan.evaluation.segmentation import Judge
 from dpgan.labels import Card
 from dpgan.models.generators import Generator
 from dpgan.models.generators.blocks import LATENT_STRIDE
@@ -94,7 +94,7 @@ class Evaluator:
     @property
     def device(self) -> torch.device:
         """Where the networks compute."""
-        return next(self.judge.parameters()).device
+        return self.judge.device
 
     def generator(self, generator: Generator, report: Report, whose: str = "the generator") -> Scores:
         """Scores of a generator's images; `whose` names it in errors."""
@@ -201,16 +201,9 @@ class Evaluator:
 
     def _readings(self, measured: Measured) -> Scores:
         """What the judge read."""
-        tables = measured.tables
-        scores = {
-            "miou_trained": of_tables(tables, mean_iou),
-            "accuracy_trained": of_tables(tables, accuracy),
-        }
-        for position, index in enumerate(self.card.evaluated):
-            one = tables[:, :, [position]]
-            if one.any():  # neither there nor predicted: no IoU
-                scores[f"iou_trained/{self.card.classes[index].name}"] = of_tables(one, mean_iou)
-        return scores
+        found = {name: of_tables(measured.tables, m) for name, m in measures(self.judge.name, self.card).items()}
+        # A class that is neither there nor predicted has no IoU.
+        return {name: score for name, score in found.items() if "/" not in name or np.isfinite(score.value)}
 
 
 def _size(images: np.ndarray) -> str:
@@ -223,12 +216,13 @@ def all_finite(generator: Generator) -> bool:
 
 
 def protocol(
-    extractor: FeatureExtractor, judge_sha256: str, data_hash: str, settings: EvaluateSettings
+    extractor: FeatureExtractor, judge: str, judge_sha256: str, data_hash: str, settings: EvaluateSettings
 ) -> dict[str, Any]:
     """What a score depends on beside the generator: two scores compare only where this is equal."""
     return {
         "features": extractor.name,
         "features_sha256": extractor.digest,
+        "judge": judge,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
         **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips"}),

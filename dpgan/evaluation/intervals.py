@@ -110,19 +110,16 @@ def compare(ours: Estimate, theirs: Estimate, lower_is_better: bool) -> Comparis
     """Two models on the same label maps and noise seeds: PAIRED, so what the label maps do to both falls out.
 
     `better` and `worse` are said where the interval of the difference leaves out 0: of two equal models one is called
-    better or worse in 1 - LEVEL of the cases. Raises ValueError where the two were not scored on the same images.
+    better or worse in 1 - LEVEL of the cases. Raises ValueError where they have not been scored on as many label maps;
+    that it was the same ones, under the same noise seeds, is for the caller to see to (`evaluate.protocol`).
     """
-    if (ours.n, ours.seeds) != (theirs.n, theirs.seeds):
-        raise ValueError(
-            f"a paired comparison needs the same label maps and noise seeds, not {ours.n} images x {ours.seeds} seeds "
-            f"against {theirs.n} x {theirs.seeds}"
-        )
+    if ours.n != theirs.n:
+        raise ValueError(f"a paired comparison needs the same label maps, not {ours.n} against {theirs.n}")
     low, high = _interval(ours.replicates - theirs.replicates)
-    difference = ours.value - theirs.value
     verdict: Literal["better", "worse", "cannot tell"] = "cannot tell"
     if low > 0 or high < 0:
-        verdict = "better" if (difference < 0) == lower_is_better else "worse"
-    return Comparison(difference, low, high, verdict)
+        verdict = "better" if (high < 0) == lower_is_better else "worse"
+    return Comparison(ours.value - theirs.value, low, high, verdict)
 
 
 def save_estimates(scores: Mapping[str, Estimate], path: Path) -> None:

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpgan.cluster import each
 from dpgan.data import order
 from dpgan.data.pixels import to_float
 from dpgan.evaluation.baselines import paint
 from dpgan.evaluation.features import FeatureExtractor
+from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.readings import read
 from dpgan.labels import Card
@@ -135,7 +136,7 @@ class Observer:
     source: Source
     seeds: tuple[int, ...]
     extractor: FeatureExtractor
-    judge: nn.Module | None
+    judge: Judge | None
     card: Card
     lpips: Lpips | None = None
 

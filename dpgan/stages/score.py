@@ -36,6 +36,7 @@ def evaluate() -> None:
     """Score the candidates on the validation split, next to floor and ceiling; paint the contact sheet."""
     from dpgan.evaluation.evaluate import all_finite
     from dpgan.evaluation.intervals import save_estimates
+    from dpgan.evaluation.readings import of_real
     from dpgan.registry.tracking import Tracker, tracking_uri
 
     _, card = setup()
@@ -54,6 +55,8 @@ def evaluate() -> None:
 
     size = {"n": len(evaluator.val.ids), "seeds": list(evaluator.seeds)}
     values = {name: _values(scores) for name, scores in sets.items()}
+    for name in values.keys() - {"ceiling"}:
+        values[name] |= of_real(values[name], values["ceiling"])
     intervals = {name: {key: score.record() for key, score in scores.items()} for name, scores in sets.items()}
     with new_folder(EVALUATION) as folder:
         evaluator.contact_sheet(generators["best"], folder / "contact_sheet.png")
@@ -85,8 +88,8 @@ def promote() -> None:
     protocol = json.dumps(scored["protocol"], sort_keys=True)
 
     def evaluation(scores: Mapping[str, float], finite: bool) -> Evaluation:
-        name = scored["protocol"]["features"]
-        return Evaluation(scores[f"fid_{name}"], scores["miou_trained"], scores, finite, protocol)
+        features, judge = scored["protocol"]["features"], scored["protocol"]["judge"]
+        return Evaluation(scores[f"fid_{features}"], scores[f"miou_{judge}"], scores, finite, protocol)
 
     def rescore(package: packaging.Package) -> Evaluation:
         from dpgan.evaluation.evaluate import all_finite
@@ -130,9 +133,9 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.data.prepare import data_hash
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import chosen
+    from dpgan.evaluation.judges import load_judge
     from dpgan.evaluation.lpips import Lpips
     from dpgan.evaluation.reference import References
-    from dpgan.evaluation.segmentation import load_judge
     from dpgan.hardware import choose_device, use_all_cores
 
     params, card = setup()
@@ -140,11 +143,11 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     device = choose_device(params.run.device)
     extractor = chosen(params.evaluate.inception_weights, device)
     train, val = splits()
-    network = load_judge(need(JUDGE, "judge"), card.num_classes).to(device)
+    network = load_judge(need(JUDGE, "judge"), card).to(device)
     references = References(REFERENCES, data_hash(PREPARED))
     lpips = Lpips(params.evaluate.lpips).to(device) if params.evaluate.lpips else None
     evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references, lpips)
-    return evaluator, protocol(extractor, file_sha256(JUDGE), references.data_hash, params.evaluate)
+    return evaluator, protocol(extractor, network.name, file_sha256(JUDGE), references.data_hash, params.evaluate)
 
 
 def _values(scores: Scores) -> dict[str, float]:

@@ -35,7 +35,7 @@ def print_scores(sets: Mapping[str, Any]) -> None:
         "best": "best on hold-out",
         "ceiling": "ceiling (real photos)",
     }
-    keys = list(sets["best"])
+    keys = [key for key in sets["best"] if not key.endswith("_of_real")]
     width = max(14, 2 + max(map(len, keys)))
     print(f"  {'':<23}" + "".join(f"{key:>{width}}" for key in keys))
     for name, title in rows.items():
