@@ -58,21 +58,26 @@ def start_ray(cpus: int) -> None:
 
 
 def each(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None = None
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int | None = None,
+    at_once: int = CHUNK,
+    gpus: int = 0,
 ) -> Generator[tuple[int, Result], None, None]:
     """(position of the job, `function` of it) for all jobs, as they come, as Ray tasks on all CPUs of all nodes.
 
     A few jobs, or `workers` 1, stay in this process: starting Ray takes seconds. `workers` is the number of CPUs of
-    a Ray that is started for it (default: all of this machine). At most `WAITING` chunks a CPU are in flight, so that
-    memory stays bounded however many jobs there are. An exception of a job is raised here and ends the rest; a task
-    whose process or node dies is run again.
+    a Ray that is started for it (default: all of this machine). A task does `at_once` jobs, read from `jobs` when it is
+    sent off, on one CPU and `gpus` GPUs. At most `WAITING` tasks a CPU are in flight, so that memory stays bounded
+    however many jobs there are. An exception of a job is raised here and ends the rest; a task whose process or node
+    dies is run again.
     """
-    chunks = [range(i, min(i + CHUNK, len(jobs))) for i in range(0, len(jobs), CHUNK)]
+    chunks = [range(i, min(i + at_once, len(jobs))) for i in range(0, len(jobs), at_once)]
     if workers == 1 or (workers is None and len(jobs) <= FEW):
         yield from ((i, function(job)) for i, job in enumerate(jobs))
         return
     start_ray(workers or len(os.sched_getaffinity(0)))
-    task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_chunk)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)(_chunk)
     shared = ray.put(function)
     window = WAITING * max(1, int(ray.cluster_resources().get("CPU", 1)))
     flying: dict[ray.ObjectRef, range] = {}

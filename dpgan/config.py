@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dpgan.errors import UserError
 from dpgan.presets import DISCRIMINATORS, PRESETS
@@ -144,24 +144,58 @@ class RunSettings(Model):
 
 
 class JudgeSettings(Model):
-    """The small segmentation network that mIoU is measured with, trained on the real training photos."""
+    """The segmentation network that mIoU is measured with: one trained here on the real photos, or a published one."""
 
-    images: int = Field(default=3200, ge=1, description="photos seen in all")
-    batch: int = Field(default=16, ge=1)
-    lr: float = Field(default=2e-3, gt=0)
-    size: tuple[int, int] | None = Field(default=None, description="height, width it works at; null: 1.5x")
+    kind: Literal["trained", "drn105", "upernet101", "transformers"] = Field(
+        default="trained",
+        description="trained: a small one, for any dataset; drn105: the papers' for Cityscapes; upernet101: theirs for "
+        "ADE20K; transformers: a SegFormer or Mask2Former",
+    )
+    weights: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        default=None, description="of a published judge: a file (drn105), or a folder (upernet101, transformers)"
+    )
+    sha256: list[Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]] = Field(
+        default=[], description="of a published judge: first digits of the sha256 of each file of weights"
+    )
+    size: tuple[int, int] | None = Field(
+        default=None,
+        description="height, width it works at; null: trained 1.5x, drn105 256x512 (or 1024x2048), transformers 1x",
+    )
+    images: int = Field(default=3200, ge=1, description="trained: photos seen in all")
+    batch: int = Field(default=16, ge=1, description="trained: photos a step")
+    lr: float = Field(default=2e-3, gt=0, description="trained: the highest learning rate")
 
 
 class EvaluateSettings(Model):
     """What is scored, and with which noise."""
 
-    noise_seed: int = 0
-    batch: int = Field(default=16, ge=1)
+    noise_seed: int = Field(default=0, ge=0)
+    noise_seeds: int = Field(
+        default=1, ge=1,
+        description="noises a label map, from noise_seed on: each score is their mean; with several, their deviation "
+        "(table 3) and the diversity stand beside it",
+    )  # fmt: skip
+    resolutions: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(),
+        description="factors on the card's size at which FID and KID are measured too; supplement, table 2: 0.5, 2",
+    )
+    lpips: Path | None = Field(
+        default=None,
+        description="folder of alexnet-owt-7be5be79.pth (torchvision's) and alex.pth (LPIPS v0.1): diversity by LPIPS "
+        "too, with several noise_seeds",
+    )
+    batch: int = Field(default=16, ge=1, description="images at once")
     inception_weights: str | None = Field(
         default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
     )
     kid_subsets: int = Field(default=100, ge=1)
     kid_subset_size: int = Field(default=100, ge=2)
+
+    @model_validator(mode="after")
+    def _lpips_compares(self) -> EvaluateSettings:
+        if self.lpips and self.noise_seeds == 1:
+            raise ValueError("lpips compares the images of several noises: set noise_seeds to 2 or more")
+        return self
 
 
 class Params(Model):
@@ -267,6 +301,9 @@ def quiet_environment() -> None:
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "true",
         "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

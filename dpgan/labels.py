@@ -35,6 +35,7 @@ class ClassInfo(Model):
     name: str = Field(min_length=1, description="as reports and `select` call it; no two classes share one")
     color: tuple[Channel, Channel, Channel] = Field(description="RGB in pictures of label maps")
     evaluate: bool = Field(default=False, description="counts in mIoU")
+    thing: bool = Field(default=False, description="countable: its objects are cropped and scored on their own")
     void: bool = Field(default=False, description="don't care: weight 0 in the losses, ignored in mIoU")
 
 
@@ -146,6 +147,11 @@ class Card(Model):
     def evaluated(self) -> np.ndarray:
         """int [K]: class indices that count in mIoU, in the card's order."""
         return np.array([i for i, c in enumerate(self.classes) if c.evaluate])
+
+    @cached_property
+    def things(self) -> np.ndarray:
+        """bool [C]: countable classes."""
+        return np.array([c.thing for c in self.classes])
 
     @cached_property
     def palette(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -168,6 +169,37 @@ def test_vgg19_that_is_missing_stops_a_training_before_its_run(
     assert "another file, or damaged" in fails(capsys, "train")
     assert not (project / "mlruns").exists()
     assert not (project / "runs").exists()
+
+
+def test_a_published_judge_is_checked_and_scores_the_real_photos(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_judges_transformers import checkpoint
+
+    from dpgan.files import file_sha256
+
+    assert main(["index"]) == main(["validate"]) == main(["prepare"]) == 0
+    checkpoint(project / "segformer", names=["road", "sky"])
+    params = "dataset: tiny\nraw: raw\n"
+    prefix = file_sha256(project / "segformer/model.safetensors")[:8]
+    for judge, message in [
+        ("kind: trainde", "judge.kind: Input should be 'trained', 'drn105', 'upernet101' or 'transformers'"),
+        ("kind: drn105, weight: x", "unknown key 'judge.weight'; did you mean 'weights'?"),
+        ("kind: drn105, sha256: [x]", "judge.sha256.0: String should match"),
+        ("kind: drn105, weights: x", f"{project / 'x'}: no such file; get drn-d-105_ms_cityscapes.pth from"),
+        ("kind: transformers", "judge.weights is not set; it must be the folder that"),
+        ("kind: transformers, weights: segformer", "set judge.sha256 to that"),
+    ]:
+        (project / "params.yaml").write_text(f"{params}judge: {{{judge}}}\n")
+        assert message in fails(capsys, "judge")
+    assert not (project / "build/judge.safetensors").exists()
+    right = f"judge: {{kind: transformers, weights: segformer, sha256: [{prefix!r}]}}\n"
+    (project / "params.yaml").write_text(params + right)
+    assert main(["judge"]) == 0
+    told = json.loads((project / "build/judge.json").read_text())
+    assert (told["judge"], told["n"]) == ("segformer", 2)
+    assert 0 <= told["real_photos"]["miou_segformer"] <= 100
+    assert "judge     segformer: mIoU" in capsys.readouterr().out
 
 
 def test_port_in_use(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,62 +1,185 @@
-"""Scores of the validation split on a tiny dataset, with the real extractor and an untrained judge."""
+"""Scores of a tiny validation split, with an untrained judge and, but for one test, a cheap extractor."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from coarse import Coarse
 from conftest import tiny_card
 from PIL import Image
 
 from dpgan.config import EvaluateSettings
-from dpgan.data.prepare import open_prepared
-from dpgan.evaluation.evaluate import Evaluator, all_finite
-from dpgan.evaluation.features import lite0
+from dpgan.data.prepare import Split, open_prepared
+from dpgan.errors import UserError
+from dpgan.evaluation import evaluate
+from dpgan.evaluation.evaluate import Evaluator, all_finite, protocol
+from dpgan.evaluation.features import FeatureExtractor, lite0
+from dpgan.evaluation.intervals import compare
+from dpgan.evaluation.judges.trained import Trained
+from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import grid
-from dpgan.evaluation.segmentation import Judge
-from dpgan.models.generators import DPGenerator
+from dpgan.models.generators import Generator, build_generator
+
+SETTINGS = {"batch": 4, "noise_seeds": 2, "resolutions": [2]}
 
 
-def make_evaluator(tiny: Path, batch: int = 4) -> Evaluator:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the references, shared by the module's evaluators."""
+    return tmp_path_factory.mktemp("references")
+
+
+def make_evaluator(
+    tiny: Path, folder: Path, val: int = 8, extractor: FeatureExtractor | None = None, **settings: Any
+) -> Evaluator:
     torch.manual_seed(0)
-    judge = Judge(tiny_card().num_classes, pretrained=False).eval()
-    train, val = open_prepared(tiny, "train"), open_prepared(tiny, "val")
-    return Evaluator(tiny_card(), train, val, lite0(), judge, EvaluateSettings(batch=batch))
+    judge = Trained(tiny_card()).eval()
+    train, data = open_prepared(tiny, "train"), open_prepared(tiny, "val")
+    data = Split(data.images[:val], data.labels[:val], data.ids[:val])
+    chosen = EvaluateSettings(**{**SETTINGS, **settings})
+    references = References(folder, f"data {val}")
+    return Evaluator(tiny_card(), train, data, extractor or Coarse(), judge, chosen, references)
 
 
 @pytest.fixture(scope="module")
-def evaluator(tiny: Path) -> Evaluator:
-    return make_evaluator(tiny)
+def evaluator(tiny: Path, folder: Path) -> Evaluator:
+    return make_evaluator(tiny, folder)
 
 
 @pytest.fixture(scope="module")
-def generator() -> DPGenerator:
+def generator() -> Generator:
     torch.manual_seed(1)
-    model = DPGenerator(tiny_card().num_classes, noise_channels=3, width=2, pyramid_width=4).eval()
+    model = build_generator(num_classes=tiny_card().num_classes, noise_channels=3, width=2, pyramid_width=4).eval()
     with torch.no_grad():
         model.to_rgb.weight.mul_(1000)  # the initial weights are so small that every photo is grey
     return model
 
 
-def test_real_photos_beat_mean_colours(evaluator: Evaluator) -> None:
+def quiet(*_: Any) -> None:
+    """No progress."""
+
+
+def test_real_photos_beat_mean_colours(tiny: Path, folder: Path) -> None:
+    evaluator = make_evaluator(tiny, folder, extractor=lite0())
     floor, ceiling = evaluator.floor(), evaluator.ceiling()
-    assert ceiling["fid_lite0"] < floor["fid_lite0"]
-    assert ceiling["kid_lite0"] < floor["kid_lite0"]
-    assert set(floor) == set(ceiling)
+    assert ceiling["fid_lite0"].value < floor["fid_lite0"].value
+    assert ceiling["kid_lite0"].value < floor["kid_lite0"].value
+    distances, readings = {"fid_lite0", "kid_lite0"}, {"miou_trained", "obj_miou_trained", "accuracy_trained"}
+    assert {name for name in floor if "/" not in name} == distances | readings
+    assert compare(ceiling["fid_lite0"], floor["fid_lite0"], lower_is_better=True).verdict == "better"
 
 
-def test_scores_do_not_depend_on_the_batch(tiny: Path, evaluator: Evaluator, generator: DPGenerator) -> None:
-    done = []
+def test_scores_do_not_depend_on_the_batch(
+    tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator
+) -> None:
+    done: list[tuple[int, ...]] = []
     scores = evaluator.generator(generator, lambda *facts: done.append(facts))
-    assert done == [(4, 8), (8, 8)]
-    other = make_evaluator(tiny, batch=3).generator(generator, lambda *_: None)
-    for name, value in scores.items():
-        assert other[name] == pytest.approx(value, rel=1e-4), name
+    assert done[:2] == [(4, 8), (8, 8)]
+    other = make_evaluator(tiny, folder, batch=3).generator(generator, quiet)
+    for name, score in scores.items():
+        assert other[name].value == pytest.approx(score.value, rel=1e-4), name
+        assert other[name].interval == pytest.approx(score.interval, rel=1e-3), name
 
 
-def test_the_contact_sheet_shows_three_columns(evaluator: Evaluator, generator: DPGenerator, tmp_path: Path) -> None:
+def test_several_seeds_give_deviation_and_diversity(
+    tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator
+) -> None:
+    scores = evaluator.generator(generator, quiet)
+    singles = [make_evaluator(tiny, folder, noise_seed=seed, noise_seeds=1, resolutions=[]) for seed in (0, 1)]
+    values = [single.generator(generator, quiet)["fid_coarse"].value for single in singles]
+    assert scores["fid_coarse"].value == pytest.approx(np.mean(values))
+    assert scores["fid_coarse"].deviation == pytest.approx(np.std(values, ddof=1))
+    assert scores["diversity_coarse"].value > 0.01
+    assert scores["diversity_coarse"].record()["seeds"] == 2
+
+
+def test_lpips_stands_beside_the_diversity_where_it_is_given(
+    tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator
+) -> None:
+    class Brightness:
+        """Stands in for LPIPS, whose weights are not at hand: how far the two images' means are apart."""
+
+        def apart(self, images: torch.Tensor) -> torch.Tensor:
+            return (images[0].mean((1, 2, 3)) - images[1].mean((1, 2, 3))).abs().double()
+
+    measuring = make_evaluator(tiny, folder)
+    measuring.lpips = Brightness()  # type: ignore[assignment]
+    score = measuring.generator(generator, quiet)["diversity_lpips"]
+    assert 0 < score.interval[0] < score.value < score.interval[1]
+    assert "diversity_lpips" not in evaluator.generator(generator, quiet)
+    with pytest.raises(ValueError, match="lpips compares the images of several noises: set noise_seeds to 2 or more"):
+        EvaluateSettings(lpips=Path("weights"))
+
+
+def test_other_resolutions_compare_images_and_photos_of_that_size(evaluator: Evaluator, generator: Generator) -> None:
+    scores = evaluator.generator(generator, quiet)
+    assert {"fid_coarse_x2", "kid_coarse_x2"} <= set(scores)
+    assert scores["fid_coarse_x2"].value != pytest.approx(scores["fid_coarse"].value, rel=0.01)
+
+
+def test_finished_images_score_as_those_who_made_them(evaluator: Evaluator) -> None:
+    scores = evaluator.images(np.array(evaluator.val.images), quiet)
+    assert scores["fid_coarse"].value == pytest.approx(0, abs=1e-6)
+    assert scores["miou_trained"].value == evaluator.ceiling()["miou_trained"].value
+
+
+@pytest.mark.parametrize(("shape", "found"), [((7, 32, 64, 3), "7 of 32x64"), ((8, 64, 64, 3), "8 of 64x64")])
+def test_images_that_do_not_fit_are_refused(evaluator: Evaluator, shape: tuple[int, ...], found: str) -> None:
+    with pytest.raises(UserError, match=rf"folder: {found}, and the validation split has 8 label maps of 32x64; there"):
+        evaluator.images(np.zeros(shape, np.uint8), quiet, "folder")
+
+
+def test_one_photo_is_too_few(tiny: Path, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"the validation split has 1 photo; FID and KID .* need 2 at least: add"):
+        make_evaluator(tiny, folder, val=1)
+
+
+def test_a_resolution_that_no_generator_paints_at(tiny: Path, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluate\.resolutions: 0\.5 x 32x64 is 16x32, .* multiples of 32"):
+        make_evaluator(tiny, folder, resolutions=[2, 0.5])
+
+
+def test_a_network_that_diverged_is_named(evaluator: Evaluator) -> None:
+    broken = build_generator(num_classes=tiny_card().num_classes, noise_channels=3, width=2, pyramid_width=4).eval()
+    with torch.no_grad():
+        broken.to_rgb.bias[0] = float("nan")
+    with pytest.raises(
+        UserError, match=r"best\.safetensors: 8 of 8 images have features that are not finite, number 0"
+    ):
+        evaluator.generator(broken, quiet, "best.safetensors")
+
+
+def test_photos_are_looked_at_once(
+    tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second evaluation of the same data reads the features of the first."""
+    evaluator.ceiling()
+    evaluator.generator(generator, quiet)
+    sources = []
+    look = evaluate.measure
+    monkeypatch.setattr(evaluate, "measure", lambda observer, *rest: sources.append(observer) or look(observer, *rest))
+    again = make_evaluator(tiny, folder)
+    np.testing.assert_array_equal(again.real, evaluator.real)
+    again.generator(generator, quiet)
+    assert [type(observer.source).__name__ for observer in sources] == ["Generated", "Generated"]
+    make_evaluator(tiny, folder, val=7)
+    assert len(sources) == 3  # other data
+
+
+def test_the_protocol_tells_noise_seeds_apart() -> None:
+    one, several, elsewhere = (
+        protocol(Coarse(), "trained", "judge", "data", EvaluateSettings(**settings))
+        for settings in ({}, {"noise_seeds": 5}, {"batch": 3, "resolutions": [2]})
+    )
+    assert one != several
+    assert one == elsewhere
+
+
+def test_the_contact_sheet_shows_three_columns(evaluator: Evaluator, generator: Generator, tmp_path: Path) -> None:
     evaluator.contact_sheet(generator, tmp_path / "sheet.png", rows=2)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape[1] > 3 * 256
@@ -71,9 +194,9 @@ def test_grid_places_images_row_by_row() -> None:
     assert sheet[-1, -1, 0] == 20
 
 
-def test_nan_weights_are_not_finite(generator: DPGenerator) -> None:
+def test_nan_weights_are_not_finite(generator: Generator) -> None:
     assert all_finite(generator)
-    broken = DPGenerator(5, noise_channels=2, width=1, pyramid_width=2)
+    broken = build_generator(num_classes=5, noise_channels=2, width=1, pyramid_width=2)
     with torch.no_grad():
         broken.stem.bias[0] = float("nan")
     assert not all_finite(broken)

@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from dpgan.evaluation import fid as fid_module
 from dpgan.evaluation.baselines import class_mean_colors, paint
-from dpgan.evaluation.fid import fid, kid
+from dpgan.evaluation.fid import fid, fid_contributions, kid, kid_contributions
 
 
 def textbook_fid(x: np.ndarray, y: np.ndarray) -> float:
@@ -36,10 +41,11 @@ def test_fid_with_fewer_samples_than_features() -> None:
 def test_both_branches_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = samples(0, 40, 16), samples(1, 50, 16, shift=0.2)
     reduced = fid(x, y)
-    monkeypatch.setattr(
-        fid_module, "_root", lambda features: (features - features.mean(0)) / np.sqrt(len(features) - 1)
-    )
+    contributions = fid_contributions(x, y)
+    monkeypatch.setattr(fid_module, "_factors", lambda features: (None, features - features.mean(0)))
     assert fid(x, y) == pytest.approx(reduced, rel=1e-12)
+    for ours, others in zip(fid_contributions(x, y), contributions, strict=True):
+        np.testing.assert_allclose(ours, others, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("n", [10, 100])
@@ -124,3 +130,78 @@ def test_features_that_are_not_finite_have_no_distance() -> None:
     broken = np.where(np.arange(4) == 2, np.nan, x)
     assert np.isnan(fid(x, broken))
     assert np.isnan(kid(x, broken)[0])
+
+
+class Given(torch.nn.Module):
+    """torchmetrics' feature network, where the features are given."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.num_features = dimension
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
+def relu_features(seed: int, n: int, dimension: int, shift: float) -> np.ndarray:
+    """Features as networks have them: not negative, correlated, most of the variance in few directions."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(9).normal(size=(dimension, dimension)) / np.arange(1, dimension + 1) ** 0.5
+    return np.maximum(rng.normal(shift, 1, (n, dimension)) @ mixing.T, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fid_agrees_with_torch_fidelity_and_torchmetrics(seed: int) -> None:
+    x, y = relu_features(seed, 300, 64, 0), relu_features(seed + 10, 400, 64, 0.2)
+    statistics = [fid_features_to_statistics(torch.from_numpy(z)) for z in (x, y)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert fid(x, y) == pytest.approx(theirs, rel=1e-6)
+
+    metric = FrechetInceptionDistance(Given(64))
+    metric.update(torch.from_numpy(x), real=True)
+    metric.update(torch.from_numpy(y), real=False)
+    assert fid(x, y) == pytest.approx(metric.compute().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dimension", [16, 200])
+def test_kid_agrees_with_torch_fidelity_and_torchmetrics(dimension: int) -> None:
+    """On subsets that are the whole set: which subsets are drawn is each library's own."""
+    x, y = relu_features(0, 90, dimension, 0), relu_features(1, 90, dimension, 0.2)
+    ours, _ = kid(x, y, subsets=2, subset_size=90)
+    theirs = kid_features_to_metric(
+        torch.from_numpy(x), torch.from_numpy(y), kid_subsets=2, kid_subset_size=90, kid_kernel="poly", verbose=False
+    )["kernel_inception_distance_mean"]
+    assert ours == pytest.approx(1000 * theirs, rel=1e-6)
+
+    metric = KernelInceptionDistance(Given(dimension), subsets=2, subset_size=90)
+    metric.update(torch.from_numpy(x), real=True)
+    metric.update(torch.from_numpy(y), real=False)
+    assert ours == pytest.approx(1000 * metric.compute()[0].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m", "dimension"), [(12, 9, 4), (8, 8, 30)])
+def test_fid_contributions_are_its_derivatives(n: int, m: int, dimension: int) -> None:
+    x, y = samples(0, n, dimension), samples(1, m, dimension, shift=0.5)
+    copies = 1000
+    many_x, many_y = x.repeat(copies, axis=0), y.repeat(copies, axis=0)
+    for_x, for_y = fid_contributions(x, y)
+    assert for_x.mean() == pytest.approx(0, abs=1e-9)
+    whole = fid(many_x, many_y)
+    for i in (0, 5):
+        # One copy more: x_i weighs 1/1000 more than the others.
+        assert fid(np.vstack([many_x, x[i]]), many_y) - whole == pytest.approx(for_x[i] / (copies * n), rel=0.02)
+        assert fid(many_x, np.vstack([many_y, y[i]])) - whole == pytest.approx(for_y[i] / (copies * m), rel=0.02)
+
+
+def test_kid_contributions_tell_what_a_set_without_one_vector_scores() -> None:
+    x, y = samples(0, 80, 6), samples(1, 80, 6, shift=0.3)
+
+    def mmd(x: np.ndarray, y: np.ndarray) -> float:
+        value: float = fid_module._mmd2(x, y)
+        return 1000 * value
+
+    for_x, for_y = kid_contributions(x, y)
+    rest = [np.arange(80) != i for i in range(80)]
+    moved = [(mmd(x, y) - mmd(x[keep], y[keep])) * 79 for keep in rest]
+    assert np.corrcoef(moved, for_x + for_y)[0, 1] > 0.99
+    assert np.std(for_x + for_y) == pytest.approx(np.std(moved), rel=0.05)

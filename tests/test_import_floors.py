@@ -25,6 +25,7 @@ OWNERS = {
     "mlflow": "dpgan.registry",
     "prefect": "flows",
     "nvidia": "dpgan.data.loader",
+    "transformers": "dpgan.evaluation.judges.transformers",
     "great_expectations": ("dpgan.data.contract", "dpgan.data.validation"),  # the suite; running it
 }
 MODULES = sorted([*ROOT.glob("dpgan/**/*.py"), *ROOT.glob("flows/**/*.py")])

@@ -99,6 +99,51 @@ def test_the_quarantine_stays_out(raw: Path, tmp_path: Path) -> None:
     assert before["data_hash"] != after["data_hash"]
 
 
+INSTANCES = {**make_card().layout.model_dump(), "instance": "instances/{split}/{id}.png"}
+
+
+def add_instances(raw: Path, *splits: str) -> Card:
+    """Instance maps beside the label maps of `splits`, the road two things in some columns; a card that knows them."""
+    for path in (path for split in splits for path in raw.glob(f"labels/{split}/*.png")):
+        codes = np.array(Image.open(path)).astype(np.uint16)
+        road = codes == 7
+        road[:, 30:] = False
+        codes[road] = 7000 + road.cumsum(axis=0)[road] % 2
+        out = raw / "instances" / path.relative_to(raw / "labels")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(codes).save(out)
+    return make_card(layout=INSTANCES)
+
+
+def test_instances_come_along_for_val(raw: Path, tmp_path: Path) -> None:
+    card = add_instances(raw, "train", "test")
+    frame = scan(card, raw, workers=1)
+    prepare(frame, card, raw, tmp_path / "out", workers=1)
+    train, val = (open_prepared(tmp_path / "out", split) for split in ("train", "val"))
+    assert train.instances is None
+    assert val.instances is not None
+    assert (val.instances.dtype, val.instances.shape) == (np.uint16, (2, 32, 64))
+    expected = Image.open(raw / "instances/test/1.png").resize((64, 32), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(val.instances[1], np.array(expected))
+    assert set(np.unique(val.instances)) >= {0, 7, 7000, 7001}
+
+    codes = np.array(Image.open(raw / "instances/test/1.png"))
+    codes[40, 3] = 9000
+    Image.fromarray(codes).save(raw / "instances/test/1.png")
+    with pytest.raises(UserError, match=r"instances/test/1\.png: 1 pixels are of another class .*`dvc repro index`"):
+        prepare(frame, card, raw, tmp_path / "out", workers=1)
+
+
+def test_instances_of_some_pairs_are_left_out(raw: Path, tmp_path: Path) -> None:
+    card = add_instances(raw, "train", "test")
+    (raw / "instances/test/0.png").unlink()
+    frame = scan(card, raw, workers=1)
+    prepare(frame, card, raw, tmp_path / "out", workers=1)
+    assert open_prepared(tmp_path / "out", "val").instances is None
+    prepare(frame, card, raw, tmp_path / "out", workers=1, left_out=["val/0"])
+    assert open_prepared(tmp_path / "out", "val").instances is not None
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_workers_change_nothing(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
     shuffled = frame.sample(frac=1, random_state=0)
@@ -177,7 +222,7 @@ def test_an_index_with_errors_is_refused(raw: Path, frame: pd.DataFrame, tmp_pat
 def test_a_small_disk_is_told_before(
     raw: Path, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=5 * 4 * 32 * 64 - 1)
+    usage = shutil.disk_usage(tmp_path)._replace(free=5 * 6 * 32 * 64 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="GB are free"):
         prepare(frame, make_card(), raw, tmp_path / "out", workers=1)

@@ -26,7 +26,7 @@ from dpgan.cluster import each
 from dpgan.config import need
 from dpgan.data.facts import dataset_hash
 from dpgan.data.index import SAVED_EVERY, Progress
-from dpgan.data.scan import Decoded, decode, decode_ids, pixels_sha256
+from dpgan.data.scan import Decoded, decode, decode_ids, decode_instances, pixels_sha256
 from dpgan.errors import UserError
 from dpgan.labels import Card
 
@@ -41,6 +41,7 @@ class Split:
     images: np.ndarray  # uint8 [N, H, W, 3], RGB
     labels: np.ndarray  # uint8 [N, H, W], class indices
     ids: list[str]  # sample ids, "train/0001"
+    instances: np.ndarray | None = None  # uint16 [N, H, W], of val where the dataset has them: see `decode_instances`
 
 
 class _Job(NamedTuple):
@@ -50,12 +51,26 @@ class _Job(NamedTuple):
     position: int
     image: str
     label: str
+    instance: str | None  # read where the split has an array of them
     image_sha256: str
     label_sha256: str
 
 
-def _paths(folder: Path, split: str) -> tuple[Path, Path]:
-    return folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
+ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {  # of a split: type, and shape behind [N, H, W]
+    "images": (np.uint8, (3,)),
+    "labels": (np.uint8, ()),
+    "instances": (np.uint16, ()),
+}
+
+
+def _kinds(split: str, pairs: pd.DataFrame) -> list[str]:
+    """The arrays of a split: instances for val alone (training reads none), where every pair has a map of them."""
+    instances = split == "val" and bool(pairs["instance"].notna().all())
+    return [kind for kind in ARRAYS if kind != "instances" or instances]
+
+
+def _path(folder: Path, split: str, kind: str) -> Path:
+    return folder / f"{split}_{kind}.npy"
 
 
 def _checked(path: Path, found: Decoded, sha256: str) -> Image.Image:
@@ -70,16 +85,22 @@ def _decode_rgb(path: Path) -> Decoded:
     return found if found.image is None else found._replace(image=found.image.convert("RGB"))
 
 
-def _resize(raw: Path, card: Card, job: _Job) -> tuple[np.ndarray, np.ndarray]:
-    """A pair at the card's size: uint8 [H, W, 3] and class indices, uint8 [H, W]."""
+def _resize(raw: Path, card: Card, job: _Job) -> list[np.ndarray]:
+    """A pair at the card's size, in the order of ARRAYS: without instances where the job has none."""
     height, width = card.size
     photo, label = raw / job.image, raw / job.label
     pixels = _checked(photo, _decode_rgb(photo), job.image_sha256).resize((width, height), Image.Resampling.BICUBIC)
-    ids = _checked(label, decode_ids(label, card), job.label_sha256).resize((width, height), Image.Resampling.NEAREST)
-    indices = card.id_table[np.asarray(ids)]
+    full = _checked(label, decode_ids(label, card), job.label_sha256)
+    indices = card.id_table[np.asarray(full.resize((width, height), Image.Resampling.NEAREST))]
     if indices.min() < 0:
         raise UserError(f"{label}: holds ids that are not in the card; `dvc repro validate` lists them")
-    return np.asarray(pixels), indices.astype(np.uint8)
+    found = [np.asarray(pixels), indices.astype(np.uint8)]
+    if job.instance is not None:
+        codes, fault = decode_instances(raw / job.instance, np.asarray(full), card)
+        if codes is None:
+            raise UserError(f"{raw / job.instance}: {fault}; run `dvc repro index` again")
+        found.append(np.asarray(Image.fromarray(codes).resize((width, height), Image.Resampling.NEAREST)))
+    return found
 
 
 def _digest(frame: pd.DataFrame, card: Card) -> str:
@@ -90,7 +111,7 @@ def _digest(frame: pd.DataFrame, card: Card) -> str:
 
 def _need_space(folder: Path, pairs: int, card: Card) -> None:
     """A full disk kills a process that writes to a memory map, without a word: so ask before."""
-    needed = pairs * 4 * card.size[0] * card.size[1]
+    needed = pairs * 6 * card.size[0] * card.size[1]  # bytes a pixel, with instances
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{folder}: the prepared arrays need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
@@ -123,9 +144,9 @@ def _begin(folder: Path, meta: dict[str, Any], card: Card) -> set[tuple[str, int
     _need_space(folder.parent, sum(map(len, meta["ids"].values())), card)
     folder.mkdir()
     for split, ids in meta["ids"].items():
-        images, labels = _paths(folder, split)
-        open_memmap(images, mode="w+", dtype=np.uint8, shape=(len(ids), *card.size, 3))
-        open_memmap(labels, mode="w+", dtype=np.uint8, shape=(len(ids), *card.size))
+        for kind in meta["arrays"][split]:
+            dtype, tail = ARRAYS[kind]
+            open_memmap(_path(folder, split, kind), mode="w+", dtype=dtype, shape=(len(ids), *card.size, *tail))
     (folder / FILLED).touch()
     (folder / META).write_text(content)
     return set()
@@ -144,9 +165,9 @@ def prepare(
 
     `left_out` are sample ids that stay out (the quarantine).
     `{train,val}_images.npy` uint8 [N, H, W, 3], `{train,val}_labels.npy` uint8 [N, H, W] with class indices,
-    and `meta.json`. The folder appears whole or not at all, and replaces one that is there; what was interrupted
-    goes on where it was. UserError where a pair cannot be used, a file is no longer what was indexed, or the disk is
-    too small.
+    `val_instances.npy` uint16 [N, H, W] where all pairs of val have instance maps, and `meta.json`. The folder appears
+    whole or not at all, and replaces one that is there; what was interrupted goes on where it was. UserError where a
+    pair cannot be used, a file is no longer what was indexed, or the disk is too small.
     """
     dataset = dataset_hash(frame)
     frame = frame[~frame["sample_id"].isin(list(left_out))]
@@ -155,13 +176,16 @@ def prepare(
     rows = frame.sort_values(["split", "id"])
     splits = {str(split): pairs for split, pairs in rows.groupby("split")}
     ids = {split: list(pairs["sample_id"]) for split, pairs in splits.items()}
-    meta = {"dataset": card.name, "size": card.size, "ids": ids, "card": card.digest,
+    kinds = {split: _kinds(split, pairs) for split, pairs in splits.items()}
+    meta = {"dataset": card.name, "size": card.size, "ids": ids, "arrays": kinds, "card": card.digest,
             "dataset_hash": dataset, "data_hash": _digest(rows, card)}  # fmt: skip
     part = folder.with_name(f".{folder.name}.part")
     filled = _begin(part, meta, card)
-    arrays = {split: [_Array(path) for path in _paths(part, split)] for split in ids}
+    arrays = {split: [_Array(_path(part, split, kind)) for kind in kinds[split]] for split in ids}
     jobs = []
     for split, pairs in splits.items():
+        if "instances" not in kinds[split]:
+            pairs = pairs.assign(instance=None)
         columns = zip(*(pairs[name] for name in _Job._fields[2:]), strict=True)
         jobs += [_Job(split, position, *values) for position, values in enumerate(columns)]
     jobs = [job for job in jobs if job[:2] not in filled]
@@ -203,9 +227,9 @@ def _meta(folder: Path) -> dict[str, Any]:
 
 def open_prepared(folder: Path, split: str) -> Split:
     """The prepared `train` or `val` split; UserError where `prepare` has not run."""
-    ids = _meta(folder)["ids"][split]
-    images, labels = (np.load(path, mmap_mode="r") for path in _paths(folder, split))
-    return Split(images, labels, ids)
+    meta = _meta(folder)
+    arrays = {kind: np.load(_path(folder, split, kind), mmap_mode="r") for kind in meta["arrays"][split]}
+    return Split(**arrays, ids=meta["ids"][split])
 
 
 def data_hash(folder: Path) -> str:

@@ -247,14 +247,18 @@ def _label_facts(path: Path, card: Card) -> tuple[dict[str, Any], np.ndarray | N
     }, pixels, None, note  # fmt: skip
 
 
-def _instance_fault(path: Path, ids: np.ndarray, card: Card) -> str | None:
-    """What contradicts the label map in an instance map: a pixel is id * 1000 + k in things, the id elsewhere."""
+def decode_instances(path: Path, ids: np.ndarray, card: Card) -> tuple[np.ndarray | None, str | None]:
+    """Codes of an instance map, uint16 [H, W]: id * 1000 + k in things, the id elsewhere; or why they are none.
+
+    ids: raw ids of its label map, uint8 [H, W], which the codes must agree with.
+    """
     image, broken, _ = decode(path)
     if image is None:
-        return broken
+        return None, broken
     codes = np.asarray(image)
     if codes.shape != ids.shape:
-        return f"is {image.width}x{image.height} of mode {image.mode}, its label map {ids.shape[1]}x{ids.shape[0]}"
+        what = f"is {image.width}x{image.height} of mode {image.mode}, its label map {ids.shape[1]}x{ids.shape[0]}"
+        return None, what
     told = codes.astype(np.int32)
     wrong = np.where(told < 1000, told, told // 1000) != ids
     for info in card.classes:
@@ -262,9 +266,10 @@ def _instance_fault(path: Path, ids: np.ndarray, card: Card) -> str | None:
             wrong &= ids != info.id
     count = np.count_nonzero(wrong)
     if not count:
-        return None
+        return codes.astype(np.uint16), None
     y, x = np.argwhere(wrong)[0]
-    return f"{count} pixels are of another class than in the label map: {told[y, x]} on id {ids[y, x]} at x={x}, y={y}"
+    where = f"{told[y, x]} on id {ids[y, x]} at x={x}, y={y}"
+    return None, f"{count} pixels are of another class than in the label map: {where}"
 
 
 def scan_pair(card: Card, raw: Path, pair: Pair) -> dict[str, Any]:
@@ -282,6 +287,6 @@ def scan_pair(card: Card, raw: Path, pair: Pair) -> dict[str, Any]:
         broken += [f"{relative}: {fault}"] if fault else []
         notes += [f"{relative}: {note}"] if note else []
     if pair.instance is not None and ids is not None:
-        row["instance_fault"] = _instance_fault(raw / pair.instance, ids, card)
+        _, row["instance_fault"] = decode_instances(raw / pair.instance, ids, card)
     row["broken"], row["note"] = "; ".join(broken) or None, "; ".join(notes) or None
     return row

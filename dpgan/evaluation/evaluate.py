@@ -1,13 +1,16 @@
-"""Scores of generators on the validation split, next to their floor and ceiling.
+"""Scores of sets of images, one a label map of the validation split, next to their floor and ceiling.
 
 A score's name is its protocol. `fid_lite0`, `kid_lite0`: between images and the validation photos at training
-resolution, float images, one noise a label map. `miou_trained`: the judge trained on real training photos reads the
-images back, against the label maps.
+resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge
+(`judges`) reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ
+from noise to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized
+label maps and against resized photos. Each is the mean over the noise seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +19,25 @@ import torch
 from torch import Tensor
 
 from dpgan.config import EvaluateSettings
-from dpgan.data import order
 from dpgan.data.pixels import to_float, to_uint8
 from dpgan.data.prepare import Split
-from dpgan.evaluation.baselines import class_mean_colors, paint
-from dpgan.evaluation.features import FeatureExtractor, extract
-from dpgan.evaluation.fid import fid, kid
+from dpgan.errors import UserError
+from dpgan.evaluation.baselines import class_mean_colors
+from dpgan.evaluation.diversity import diversity
+from dpgan.evaluation.features import FeatureExtractor
+from dpgan.evaluation.fid import fid, fid_contributions, kid, kid_contributions
+from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
+from dpgan.evaluation.judges import Judge
+from dpgan.evaluation.lpips import Lpips
+from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
+from dpgan.evaluation.readings import measures
+from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
-from dpgan.evaluation.segmentation import Judge, confusion, iou
 from dpgan.labels import Card
 from dpgan.models.generators import Generator
+from dpgan.models.generators.blocks import LATENT_STRIDE
 
-Report = Callable[[int, int], None]
-Scores = dict[str, float]
+Scores = dict[str, Estimate]
 
 
 def label_batches(split: Split, batch: int) -> Iterator[Tensor]:
@@ -44,7 +53,11 @@ def photo_batches(split: Split, batch: int) -> Iterator[Tensor]:
 
 
 class Evaluator:
-    """Scores sets of images, one a label map of the validation split, by the same extractor, judge and photos."""
+    """Scores sets of images, one a label map of the validation split, by the same extractor, judge and photos.
+
+    UserError where there are fewer than two photos, or where a resolution is none that a generator can paint at.
+    `workers`: CPUs of a Ray that is started for it; None: Ray only for many images, 1: never.
+    """
 
     def __init__(
         self,
@@ -54,99 +67,147 @@ class Evaluator:
         extractor: FeatureExtractor,
         judge: Judge,
         settings: EvaluateSettings,
+        references: References,
+        lpips: Lpips | None = None,
+        workers: int | None = None,
     ) -> None:
         self.card, self.train, self.val = card, train, val
         self.extractor, self.judge, self.settings = extractor, judge, settings
-        self.real = extract(extractor, photo_batches(val, settings.batch))
+        self.references, self.lpips, self.workers = references, lpips, workers
+        self.seeds = tuple(range(settings.noise_seed, settings.noise_seed + settings.noise_seeds))
+        self.everything = np.arange(len(val.ids))
+        for name, split in (("training", train), ("validation", val)):
+            if len(split.ids) < 2:
+                raise UserError(
+                    f"the {name} split has {len(split.ids)} photo; FID and KID compare distributions and need 2 at "
+                    "least: add photos, or take some from the other split"
+                )
+        height, width = card.size
+        for factor in settings.resolutions:
+            if any(side * factor % LATENT_STRIDE for side in (height, width)):
+                raise UserError(
+                    f"params.yaml: evaluate.resolutions: {factor:g} x {height}x{width} is {factor * height:g}x"
+                    f"{factor * width:g}, and generators paint at multiples of {LATENT_STRIDE} only; leave it out"
+                )
+        self.real = self._reference(val, self.everything, "val")
 
     @property
     def device(self) -> torch.device:
         """Where the networks compute."""
-        return next(self.judge.parameters()).device
+        return self.judge.device
 
-    def _score(self, images: Iterable[Tensor], labels: Iterable[Tensor]) -> Scores:
-        """All scores of batches of images, with the label maps that they should show."""
-        features: list[np.ndarray] = []
+    def generator(self, generator: Generator, report: Report, whose: str = "the generator") -> Scores:
+        """Scores of a generator's images; `whose` names it in errors."""
+        source = Generated(generator)
+        measured = self._measured(source, self._jobs(None), self.judge, whose, self.seeds, report, self.lpips)
+        scores = {**self._distances(self.real, measured), **self._readings(measured)}
+        if len(self.seeds) > 1:
+            scores[f"diversity_{self.extractor.name}"] = self._mean(diversity(measured.features))
+        if len(measured.apart):
+            scores["diversity_lpips"] = self._mean(100 * measured.apart)
+        for factor in self.settings.resolutions:
+            real = self._reference(self.val, self.everything, "val", factor)
+            at = self._measured(source, self._jobs(None, factor), None, f"{whose} at {factor:g}x", self.seeds, report)
+            scores |= {f"{name}_x{factor:g}": score for name, score in self._distances(real, at).items()}
+        return scores
 
-        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch, truth in zip(images, labels, strict=True):
-                features.append(self.extractor(batch).numpy())
-                yield batch, truth
+    def images(self, images: np.ndarray, report: Report, whose: str = "the images") -> Scores:
+        """Scores of finished images, uint8 [N, H, W, 3], one for every label map of the validation split, in its order.
 
-        judged = self._judged(pairs())
-        return {**self._distances(np.concatenate(features)), **judged}
-
-    def _judged(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
-        """What the judge reads in batches of images, against the label maps that they should show."""
-        table = confusion(self.judge, pairs, self.card.num_classes, self.card.void)
-        per_class, mean = iou(table, self.card.evaluated)
-        names = [self.card.classes[i].name for i in self.card.evaluated]
-        seen = {f"iou_trained/{n}": float(v) for n, v in zip(names, per_class, strict=True) if np.isfinite(v)}
-        return {"miou_trained": mean, **seen}
-
-    def _distances(self, features: np.ndarray) -> Scores:
-        s, name = self.settings, self.extractor.name
-        subset = min(s.kid_subset_size, len(features), len(self.real))
-        mean, deviation = kid(self.real, features, subsets=s.kid_subsets, subset_size=subset)
-        return {
-            f"fid_{name}": fid(self.real, features),
-            f"kid_{name}": mean,
-            f"kid_{name}_deviation": deviation,
-        }
-
-    def _labels(self) -> Iterator[Tensor]:
-        return label_batches(self.val, self.settings.batch)
-
-    @torch.no_grad()
-    def fakes(self, generator: Generator, labels: Tensor, chosen: range) -> Tensor:
-        """Float [b, 3, H, W] in [-1, 1]: the images for label maps [b, H, W] with the numbers `chosen`.
-
-        The noise of image i depends on the noise seed and i alone.
+        UserError where there are more or fewer, or where they have another size.
         """
-        noise = torch.from_numpy(order.noise_at(self.settings.noise_seed, chosen, generator.noise_channels))
-        return generator(labels.to(self.device), noise.to(self.device)).float().cpu()
+        if images.shape != (expected := self.val.images.shape):
+            raise UserError(
+                f"{whose}: {len(images)} of {_size(images)}, and the validation split has {expected[0]} label maps of "
+                f"{_size(self.val.images)}; there must be one image a label map, of its size"
+            )
+        measured = self._measured(photos, self._jobs(images), self.judge, whose, (0,), report)
+        return {**self._distances(self.real, measured), **self._readings(measured)}
 
-    def generator(self, generator: Generator, report: Report) -> Scores:
-        """The generator's images, one noise a label map."""
+    def floor(self) -> Scores:
+        """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""
+        colors = class_mean_colors(self.train.images, self.train.labels, self.card.num_classes)
+        measured = self._measured(Painted(colors), self._jobs(None), self.judge, "the floor", (0,))
+        return {**self._distances(self.real, measured), **self._readings(measured)}
 
-        def images() -> Iterator[Tensor]:
-            done = 0
-            for labels in self._labels():
-                at = range(done, done + len(labels))
-                yield self.fakes(generator, labels, at)
-                done = at.stop
-                report(done, len(self.val.ids))
-
-        return self._score(images(), self._labels())
+    def ceiling(self) -> Scores:
+        """Real photos. mIoU: the validation photos themselves; FID and KID: as many training photos against them."""
+        chosen = np.sort(np.random.default_rng(0).permutation(len(self.train.ids))[: len(self.val.ids)])
+        others = self._reference(self.train, chosen, "train")
+        judged = self._measured(photos, self._jobs(self.val.images), self.judge, "the validation photos", (0,))
+        return {**self._distances(self.real, replace(judged, features=others[None])), **self._readings(judged)}
 
     def contact_sheet(self, generator: Generator, path: Path, rows: int = 8) -> None:
         """PNG of label map | real photo | generated, for label maps spread evenly over the validation split."""
         chosen = np.linspace(0, len(self.val.ids) - 1, min(rows, len(self.val.ids))).round().astype(int)
         labels = np.stack([self.val.labels[i] for i in chosen])
-        fakes = [
-            self.fakes(generator, torch.from_numpy(one[None]), range(i, i + 1))
-            for i, one in zip(chosen, labels, strict=True)
-        ]
+        jobs = [Job([i], label[None], np.empty(0, np.uint8)) for i, label in zip(chosen, labels, strict=True)]
+        fakes = torch.cat([Generated(generator)(job, self.settings.noise_seed) for job in jobs])
         columns = {
             "label map": self.card.colorize(labels),
             "real photo": np.stack([self.val.images[i] for i in chosen]),
-            "generated": to_uint8(torch.cat(fakes)),
+            "generated": to_uint8(fakes),
         }
         contact_sheet(columns, path)
 
-    def floor(self) -> Scores:
-        """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""
-        colors = class_mean_colors(self.train.images, self.train.labels, self.card.num_classes)
-        return self._score((to_float(paint(labels.numpy(), colors)) for labels in self._labels()), self._labels())
+    def _jobs(self, images: np.ndarray | None, factor: float = 1) -> Jobs:
+        """All label maps of the validation split, with or without images of theirs."""
+        return Jobs(self.val.labels, images, self.everything, self.settings.batch, factor)
 
-    def ceiling(self) -> Scores:
-        """Real photos. mIoU: the validation photos themselves; FID and KID: as many training photos against them."""
-        chosen = np.sort(np.random.default_rng(0).permutation(len(self.train.ids))[: len(self.val.ids)])
-        some = (
-            to_float(self.train.images[part]) for part in np.array_split(chosen, -(-len(chosen) // self.settings.batch))
-        )
-        judged = self._judged(zip(photo_batches(self.val, self.settings.batch), self._labels(), strict=True))
-        return {**self._distances(extract(self.extractor, some)), **judged}
+    def _reference(self, split: Split, rows: np.ndarray, name: str, factor: float = 1) -> np.ndarray:
+        """Features of photos of a split, float64 [N, D], from the disk where they have been extracted before."""
+        jobs = Jobs(split.labels, split.images, rows, self.settings.batch, factor)
+
+        def extract() -> np.ndarray:
+            return self._measured(photos, jobs, None, f"the {name} photos", (0,)).features[0]
+
+        return self.references.features(self.extractor, {"split": name, "rows": rows.tolist(), "x": factor}, extract)
+
+    def _measured(
+        self, source: Source, jobs: Jobs, judge: Judge | None, whose: str, seeds: tuple[int, ...],
+        report: Report | None = None, lpips: Lpips | None = None,
+    ) -> Measured:  # fmt: skip
+        """What is seen in the images of `source`. UserError where they have features that are not finite."""
+        observer = Observer(source, seeds, self.extractor, judge, self.card, lpips)
+        measured = measure(observer, jobs, self.workers, report)
+        lost = np.flatnonzero(~np.isfinite(measured.features).all(axis=(0, 2)))
+        if len(lost):
+            raise UserError(
+                f"{whose}: {len(lost)} of {len(jobs.rows)} images have features that are not finite, number {lost[0]} "
+                "first: the weights that made them, or those of the extractor, hold NaN or infinity"
+            )
+        return measured
+
+    def _distances(self, real: np.ndarray, measured: Measured) -> Scores:
+        """FID and KID of each seed's features against `real`."""
+        s, name, n = self.settings, self.extractor.name, measured.features.shape[1]
+        return {
+            f"fid_{name}": of_sums(
+                [fid(real, fakes) for fakes in measured.features],
+                [fid_contributions(real, fakes) for fakes in measured.features],
+                n,
+            ),
+            f"kid_{name}": of_sums(
+                [kid(real, fakes, s.kid_subsets, s.kid_subset_size)[0] for fakes in measured.features],
+                [kid_contributions(real, fakes) for fakes in measured.features],
+                n,
+            ),
+        }
+
+    def _mean(self, by_label_map: np.ndarray) -> Estimate:
+        """The mean of what all noises together give for each label map, [N]."""
+        mean = float(by_label_map.mean())
+        return replace(of_sums([mean], [(by_label_map - mean,)], len(by_label_map)), seeds=len(self.seeds))
+
+    def _readings(self, measured: Measured) -> Scores:
+        """What the judge read."""
+        found = {name: of_tables(measured.tables, m) for name, m in measures(self.judge.name, self.card).items()}
+        # A class that is neither there nor predicted has no IoU.
+        return {name: score for name, score in found.items() if "/" not in name or np.isfinite(score.value)}
+
+
+def _size(images: np.ndarray) -> str:
+    return "x".join(str(side) for side in images.shape[1:3])
 
 
 def all_finite(generator: Generator) -> bool:
@@ -155,13 +216,14 @@ def all_finite(generator: Generator) -> bool:
 
 
 def protocol(
-    extractor: FeatureExtractor, judge_sha256: str, data_hash: str, settings: EvaluateSettings
+    extractor: FeatureExtractor, judge: str, judge_sha256: str, data_hash: str, settings: EvaluateSettings
 ) -> dict[str, Any]:
     """What a score depends on beside the generator: two scores compare only where this is equal."""
     return {
         "features": extractor.name,
         "features_sha256": extractor.digest,
+        "judge": judge,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings.model_dump(exclude={"inception_weights", "batch"}),
+        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips"}),
     }

@@ -25,8 +25,11 @@ class FeatureExtractor(Protocol):
 
     name: str
     dimension: int
+    side: int
+    """Pixels: what images are resized to, a square."""
     digest: str
     """sha256 of the file that the weights come from."""
+    device: torch.device
 
     def __call__(self, images: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> float64 [B, dimension] on the CPU."""
@@ -56,6 +59,7 @@ class Lite0:
 
     name = "lite0"
     dimension = 1280
+    side = 224
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.digest = file_sha256(lite0_weights())
@@ -66,7 +70,7 @@ class Lite0:
     def __call__(self, images: Tensor) -> Tensor:
         images = F.interpolate(
             images.to(self.device, torch.float32),
-            (224, 224), mode="bilinear", align_corners=False, antialias=False,
+            (self.side, self.side), mode="bilinear", align_corners=False, antialias=False,
         )  # fmt: skip
         # fp32 also under a caller's autocast: bf16 features move FID and KID.
         with torch.autocast(self.device.type, enabled=False):

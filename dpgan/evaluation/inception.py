@@ -25,6 +25,7 @@ class Inception:
 
     name = "inception"
     dimension = 2048
+    side = 299
 
     def __init__(self, weights: Path, device: torch.device | str = "cpu") -> None:
         if not weights.is_file():
@@ -48,7 +49,7 @@ class Inception:
         """float [B, 3, H, W] in [-1, 1] -> float64 [B, 2048] on the CPU."""
         images = F.interpolate(
             images.to(self.device, torch.float32),
-            (299, 299), mode="bilinear", align_corners=False, antialias=False,
+            (self.side, self.side), mode="bilinear", align_corners=False, antialias=False,
         )  # fmt: skip
         with torch.autocast(self.device.type, enabled=False):
             return self.network(images).double().cpu()

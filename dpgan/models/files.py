@@ -37,7 +37,7 @@ def import_network(path: Path) -> Network:
     Either a state dict of the official DP-GAN or OASIS code, as safetensors or as torch's .pth, recognised by its
     keys; or what `save_network` wrote. UserError for anything else: which keys do not fit, and how.
     """
-    state, metadata = _read(path)
+    state, metadata = read_tensors(path)
     state = {key.removeprefix("module."): value for key, value in state.items()}  # nn.DataParallel's prefix
     try:
         if METADATA in metadata:
@@ -72,7 +72,7 @@ def _own(header: dict[str, Any], state: dict[str, Tensor]) -> Network:
     return Network(header["role"], header["arguments"], module)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file. A pickle is only read as far as tensors go: no code of it runs."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")

@@ -20,6 +20,7 @@ PREPARED = BUILD / "prepared"
 JUDGE, JUDGE_SCORES = BUILD / "judge.safetensors", BUILD / "judge.json"
 TRAINED, TRAIN_SCORES = BUILD / "train", BUILD / "train.json"
 EVALUATION, SCORES = BUILD / "evaluation", BUILD / "scores.json"
+REFERENCES = BUILD / "references"  # features of real photos; no out of dvc.yaml either
 PROMOTION = BUILD / "promotion.json"
 
 

@@ -78,20 +78,21 @@ def prepare() -> None:
 
 
 def judge() -> None:
-    """Train the segmentation network behind mIoU on the real training photos."""
+    """Train the segmentation network behind mIoU on the real training photos, or check a published one."""
     from dpgan.evaluation.evaluate import label_batches, photo_batches
-    from dpgan.evaluation.segmentation import confusion, iou, save_judge, train_judge
+    from dpgan.evaluation.judges import make_judge, save_judge
+    from dpgan.evaluation.readings import read_all, scores
     from dpgan.hardware import choose_device, use_all_cores
 
     params, card = setup()
     train, val = splits()
     use_all_cores()
     device = choose_device(params.run.device)
-    network = train_judge(train.images, train.labels, card.void, params.judge, params.seed, Progress("judge"), device)
+    network = make_judge(params.judge, card, (train.images, train.labels), params.seed, Progress("judge"), device)
     save_judge(network, JUDGE)
     batch = params.evaluate.batch
     pairs = zip(photo_batches(val, batch), label_batches(val, batch), strict=True)
-    table = confusion(network, pairs, card.num_classes, card.void)
-    _, miou = iou(table, card.evaluated)
-    write_json(JUDGE_SCORES, {"miou_real_photos": miou, "n": len(val.ids)})
-    print(f"judge     mIoU {miou:.1f} on {len(val.ids)} real validation photos")
+    real = scores(read_all(network, pairs, card), network.name, card)
+    brief = {name: value for name, value in real.items() if "/" not in name}
+    write_json(JUDGE_SCORES, {"judge": network.name, "n": len(val.ids), "real_photos": brief})
+    print(f"judge     {network.name}: mIoU {real[f'miou_{network.name}']:.1f} on {len(val.ids)} real validation photos")

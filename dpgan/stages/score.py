@@ -11,45 +11,65 @@ from dpgan.config import TrainSettings, need
 from dpgan.files import file_sha256, new_folder, write_json
 from dpgan.labels import Card
 from dpgan.progress import Progress
-from dpgan.stages.build import EVALUATION, JUDGE, PREPARED, PROMOTION, SCORES, TRAINED, read_json, setup, splits
+from dpgan.stages.build import (
+    EVALUATION,
+    JUDGE,
+    PREPARED,
+    PROMOTION,
+    REFERENCES,
+    SCORES,
+    TRAINED,
+    read_json,
+    setup,
+    splits,
+)
 from dpgan.stages.summary import markdown, print_scores
 
 if TYPE_CHECKING:
     import torch
 
-    from dpgan.evaluation.evaluate import Evaluator
+    from dpgan.evaluation.evaluate import Evaluator, Scores
     from dpgan.models.generators import Generator
 
 
 def evaluate() -> None:
     """Score the candidates on the validation split, next to floor and ceiling; paint the contact sheet."""
     from dpgan.evaluation.evaluate import all_finite
+    from dpgan.evaluation.intervals import save_estimates
+    from dpgan.evaluation.readings import of_real
     from dpgan.registry.tracking import Tracker, tracking_uri
 
-    params, card = setup()
+    _, card = setup()
     manifest = read_json(TRAINED / "manifest.json", "train")
     evaluator, protocol = _evaluator()
-    sets: dict[str, dict[str, float]] = {}
+    sets: dict[str, Scores] = {}
     generators = {name: _generator(card, manifest, name, evaluator.device) for name in ("last", "best")}
     for name, generator in generators.items():
         if name == "best" and manifest["best"]["images"] == manifest["images"]:
             sets[name] = sets["last"]  # the same weights
         else:
-            sets[name] = evaluator.generator(generator, Progress(f"eval {name}"))
+            weights = str(TRAINED / f"{name}.safetensors")
+            sets[name] = evaluator.generator(generator, Progress(f"eval {name}"), weights)
     print("evaluate  floor and ceiling", flush=True)
     sets |= {"floor": evaluator.floor(), "ceiling": evaluator.ceiling()}
 
+    size = {"n": len(evaluator.val.ids), "seeds": list(evaluator.seeds)}
+    values = {name: _values(scores) for name, scores in sets.items()}
+    for name in values.keys() - {"ceiling"}:
+        values[name] |= of_real(values[name], values["ceiling"])
+    intervals = {name: {key: score.record() for key, score in scores.items()} for name, scores in sets.items()}
     with new_folder(EVALUATION) as folder:
         evaluator.contact_sheet(generators["best"], folder / "contact_sheet.png")
-        write_json(folder / "scores.json", {"n": len(evaluator.val.ids), "protocol": protocol, **sets})
-    brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in sets.items()}
+        save_estimates(sets["best"], folder / "estimates.safetensors")  # what a paired comparison reads
+        write_json(folder / "scores.json", {**size, "protocol": protocol, **values, "intervals": intervals})
+    brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in values.items()}
     finite = {f"finite_{name}": all_finite(generator) for name, generator in generators.items()}
-    write_json(SCORES, {"n": len(evaluator.val.ids), "noise_seed": params.evaluate.noise_seed, **finite, **brief})
+    write_json(SCORES, {**size, **finite, **brief})
     tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / f"spool-{manifest['run_id']}")
     tracker.metrics({f"eval/{name}/{k}": v for name, s in brief.items() for k, v in s.items()}, manifest["images"])
     tracker.tags({"mlflow.note.content": markdown(brief)})
-    tracker.artifact(EVALUATION / "contact_sheet.png", "evaluation")
-    tracker.artifact(EVALUATION / "scores.json", "evaluation")
+    for name in ("contact_sheet.png", "scores.json", "estimates.safetensors"):
+        tracker.artifact(EVALUATION / name, "evaluation")
     print_scores(brief)
 
 
@@ -68,8 +88,8 @@ def promote() -> None:
     protocol = json.dumps(scored["protocol"], sort_keys=True)
 
     def evaluation(scores: Mapping[str, float], finite: bool) -> Evaluation:
-        name = scored["protocol"]["features"]
-        return Evaluation(scores[f"fid_{name}"], scores["miou_trained"], scores, finite, protocol)
+        features, judge = scored["protocol"]["features"], scored["protocol"]["judge"]
+        return Evaluation(scores[f"fid_{features}"], scores[f"miou_{judge}"], scores, finite, protocol)
 
     def rescore(package: packaging.Package) -> Evaluation:
         from dpgan.evaluation.evaluate import all_finite
@@ -79,8 +99,8 @@ def promote() -> None:
         generator.load_state_dict(dict(package.weights))
         print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
         evaluator, _ = _evaluator()
-        scores = evaluator.generator(generator.eval().to(evaluator.device), Progress("champion"))
-        return evaluation(scores, all_finite(generator))
+        scores = evaluator.generator(generator.eval().to(evaluator.device), Progress("champion"), "the champion")
+        return evaluation(_values(scores), all_finite(generator))
 
     arguments = _trained_settings(manifest).generator_arguments(card.num_classes)
     config = packaging.generator_config(card, arguments, manifest["facts"]["data_hash"])
@@ -113,7 +133,9 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.data.prepare import data_hash
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import chosen
-    from dpgan.evaluation.segmentation import load_judge
+    from dpgan.evaluation.judges import load_judge
+    from dpgan.evaluation.lpips import Lpips
+    from dpgan.evaluation.reference import References
     from dpgan.hardware import choose_device, use_all_cores
 
     params, card = setup()
@@ -121,9 +143,16 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     device = choose_device(params.run.device)
     extractor = chosen(params.evaluate.inception_weights, device)
     train, val = splits()
-    network = load_judge(need(JUDGE, "judge"), card.num_classes).to(device)
-    evaluator = Evaluator(card, train, val, extractor, network, params.evaluate)
-    return evaluator, protocol(extractor, file_sha256(JUDGE), data_hash(PREPARED), params.evaluate)
+    network = load_judge(need(JUDGE, "judge"), card).to(device)
+    references = References(REFERENCES, data_hash(PREPARED))
+    lpips = Lpips(params.evaluate.lpips).to(device) if params.evaluate.lpips else None
+    evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references, lpips)
+    return evaluator, protocol(extractor, network.name, file_sha256(JUDGE), references.data_hash, params.evaluate)
+
+
+def _values(scores: Scores) -> dict[str, float]:
+    """The plain numbers, which the gate, DVC and MLflow read."""
+    return {name: score.value for name, score in scores.items()}
 
 
 def _trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:

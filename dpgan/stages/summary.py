@@ -35,14 +35,17 @@ def print_scores(sets: Mapping[str, Any]) -> None:
         "best": "best on hold-out",
         "ceiling": "ceiling (real photos)",
     }
-    keys = [k for k in sets["best"] if not k.endswith("_deviation")]
-    print(f"  {'':<23}" + "".join(f"{key:>14}" for key in keys))
+    keys = [key for key in sets["best"] if not key.endswith("_of_real")]
+    width = max(14, 2 + max(map(len, keys)))
+    print(f"  {'':<23}" + "".join(f"{key:>{width}}" for key in keys))
     for name, title in rows.items():
-        print(f"  {title:<23}" + "".join(f"{sets[name][key]:>14.1f}" for key in keys))
+        cells = (f"{sets[name][key]:.1f}" if key in sets[name] else "" for key in keys)
+        print(f"  {title:<23}" + "".join(f"{cell:>{width}}" for cell in cells))
 
 
 def markdown(sets: Mapping[str, Mapping[str, float]]) -> str:
     """The scores as a table, for the run's description in the UI."""
     keys = list(sets["best"])
-    rows = [f"| {name} | " + " | ".join(f"{scores[key]:.1f}" for key in keys) + " |" for name, scores in sets.items()]
+    cells = {name: [f"{scores[key]:.1f}" if key in scores else "" for key in keys] for name, scores in sets.items()}
+    rows = [f"| {name} | {' | '.join(row)} |" for name, row in cells.items()]
     return "\n".join(["| | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|", *rows])

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpgan.evaluation.intervals import load_estimates
+
 from .conftest import Project
 
 HANDOFF = """
@@ -106,6 +108,14 @@ def test_the_rest_scores_and_decides(project: Project) -> None:
     project.run("dvc", "repro")
     scores = json.loads((project.root / "build/scores.json").read_text())
     assert scores["ceiling"]["fid_lite0"] < scores["floor"]["fid_lite0"]
+    full = json.loads((project.root / "build/evaluation/scores.json").read_text())
+    for name in ("fid_lite0", "miou_trained"):
+        record = full["intervals"]["best"][name]
+        assert record["low"] <= record["value"] <= record["high"]
+        assert record["value"] == full["best"][name] == scores["best"][name]
+        assert (record["n"], record["seeds"]) == (8, 1)
+    estimates = load_estimates(project.root / "build/evaluation/estimates.safetensors")
+    assert {name: one.record() for name, one in estimates.items()} == full["intervals"]["best"]
     assert promotion(project)["version"] == 1
     sheet = Image.open(project.root / "build/evaluation/contact_sheet.png")
     assert min(sheet.size) > 200

@@ -12,5 +12,7 @@ GENERATORS: dict[str, type[Generator]] = {"dp": DPGenerator, "oasis": OasisGener
 
 
 def build_generator(kind: str = "dp", **arguments: Any) -> Generator:
-    """The generator of a name, with its own arguments."""
-    return GENERATORS[kind](**arguments)
+    """The generator of a name, with its own arguments; it remembers both."""
+    generator = GENERATORS[kind](**arguments)
+    generator.arguments = {"kind": kind, **arguments}
+    return generator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ class Generator(nn.Module):
 
     num_classes: int
     noise_channels: int  # Z; 0 where noise is not used
+    arguments: dict[str, Any]  # of the `build_generator` that made it
 
     def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
         """[B, H, W] -> [B, C, H, W] in the dtype of `like`."""

@@ -1,75 +1,24 @@
+"""The judge that is trained here: repeatable, and it tells real photos from worse ones."""
+
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from raw_pairs import make_card
 from scipy.ndimage import gaussian_filter
-from torch import Tensor, nn
 
 from dpgan.config import JudgeSettings
 from dpgan.data.pixels import to_float
 from dpgan.errors import UserError
 from dpgan.evaluation.baselines import class_mean_colors, paint
-from dpgan.evaluation.segmentation import (
-    Judge,
-    augment,
-    class_weights,
-    confusion,
-    iou,
-    load_judge,
-    save_judge,
-    train_judge,
-)
+from dpgan.evaluation.judges import Judge, load_judge, save_judge
+from dpgan.evaluation.judges.trained import Trained, augment, class_weights, train_judge
+from dpgan.evaluation.readings import read, scores
 
-NO_VOID = np.zeros(3, dtype=bool)
-
-
-class FixedLogits(nn.Module):
-    """Stands in for a judge: predicts the class that the red channel names, void class 2 almost as likely."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = torch.nn.functional.one_hot(images[:, 0].long(), 3).permute(0, 3, 1, 2).float()
-        logits[:, 2] += 0.5
-        return logits
-
-
-def predicting(*classes: int) -> Tensor:
-    return torch.tensor(classes).float().expand(1, 3, 1, len(classes))
-
-
-def test_confusion_counts_truth_in_rows_and_predictions_in_columns() -> None:
-    batch = (predicting(0, 0, 1, 1, 2), torch.tensor([[[0, 1, 1, 1, 2]]], dtype=torch.uint8))
-    table = confusion(FixedLogits(), [batch, batch], 3, NO_VOID)
-    assert table.dtype == np.int64
-    assert table.tolist() == [[2, 0, 0], [2, 4, 0], [0, 0, 2]]
-
-
-def test_void_is_neither_counted_nor_predicted() -> None:
-    batch = (predicting(0, 2, 1, 2), torch.tensor([[[0, 2, 1, 1]]], dtype=torch.uint8))
-    table = confusion(FixedLogits(), [batch], 3, np.array([False, False, True]))
-    # The second pixel is void. The last one would be read as void: the best of the others counts.
-    assert table.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
-
-
-def test_iou_by_hand() -> None:
-    table = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [5, 7, 0, 9]])
-    values, mean = iou(table, np.array([0, 1, 2]))
-    # Class 3 is not evaluated: its true pixels count for nobody; class 2 is nowhere.
-    assert values[:2] == pytest.approx([100 * 6 / 9, 100 * 3 / 6])
-    assert np.isnan(values[2])
-    assert mean == pytest.approx((100 * 6 / 9 + 50) / 2)
-
-
-def test_iou_of_a_class_that_is_only_predicted_is_zero_and_of_an_unevaluated_prediction_a_miss() -> None:
-    values, mean = iou(np.array([[3, 1, 4], [0, 0, 0], [0, 0, 0]]), np.array([0, 1]))
-    assert values == pytest.approx([100 * 3 / 8, 0])
-    assert mean == pytest.approx(100 * 3 / 16)
+CLASSES = [{"id": i, "name": name, "color": (i, i, i), "evaluate": True} for i, name in enumerate("abc")]
+CARD = make_card(classes=CLASSES)
 
 
 def test_class_weights() -> None:
@@ -114,12 +63,11 @@ def scenes() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def judge(scenes: tuple[np.ndarray, np.ndarray]) -> Judge:
     images, labels = scenes
-    return train_judge(images[:32], labels[:32], NO_VOID, JudgeSettings(images=160, batch=8, size=(32, 64)), 0)
+    return train_judge(images[:32], labels[:32], CARD, JudgeSettings(images=160, batch=8, size=(32, 64)), 0)
 
 
 def miou(judge: Judge, images: np.ndarray, labels: np.ndarray) -> float:
-    table = confusion(judge, [(to_float(images), torch.from_numpy(labels))], 3, NO_VOID)
-    return iou(table, np.arange(3))[1]
+    return scores(read(judge, to_float(images), labels, CARD), "trained", CARD)["miou_trained"]
 
 
 def test_the_judge_ranks_real_blurred_mean_colours_and_shuffled(
@@ -144,10 +92,10 @@ def test_training_repeats_by_seed_and_reports_progress(tmp_path: Path) -> None:
     seen: list[tuple[int, int, float]] = []
     settings = JudgeSettings(images=6, batch=2, size=(32, 32))
     state = torch.random.get_rng_state()
-    one = train_judge(images, labels, NO_VOID, settings, 7, lambda *report: seen.append(report))
+    one = train_judge(images, labels, CARD, settings, 7, lambda *report: seen.append(report))
     assert torch.equal(torch.random.get_rng_state(), state)  # the caller's randomness is left alone
-    two = train_judge(images, labels, NO_VOID, settings, 7)
-    other = train_judge(images, labels, NO_VOID, settings, 8)
+    two = train_judge(images, labels, CARD, settings, 7)
+    other = train_judge(images, labels, CARD, settings, 8)
     assert [report[:2] for report in seen] == [(2, 6), (4, 6), (6, 6)]
     assert all(np.isfinite(report[2]) for report in seen)
     assert not one.training
@@ -155,12 +103,23 @@ def test_training_repeats_by_seed_and_reports_progress(tmp_path: Path) -> None:
     assert not torch.equal(one.classify.weight, other.classify.weight)
 
 
+def test_void_is_never_read() -> None:
+    card = make_card()
+    judge = Trained(card).eval()
+    with torch.no_grad():
+        judge.classify.weight.zero_()
+        judge.classify.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))  # void, the last, most of all
+    assert torch.equal(judge(torch.zeros(1, 3, 32, 64)).argmax(1), torch.full((1, 32, 64), 2))
+    assert torch.equal(judge.predict(torch.zeros(1, 3, 32, 64)), torch.ones(1, 32, 64, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("size", [None, (48, 80)])
 def test_a_saved_judge_comes_back(tmp_path: Path, size: tuple[int, int] | None) -> None:
-    judge = Judge(3, pretrained=False, size=size).eval()
+    judge = Trained(CARD, size).eval()
     images = torch.rand(2, 3, 32, 64) * 2 - 1
     save_judge(judge, tmp_path / "judge.safetensors")
-    loaded = load_judge(tmp_path / "judge.safetensors", 3)
+    loaded = load_judge(tmp_path / "judge.safetensors", CARD)
+    assert isinstance(loaded, Trained)
     with torch.no_grad():
         logits = judge(images)
         assert logits.shape == (2, 3, 32, 64)
@@ -169,19 +128,9 @@ def test_a_saved_judge_comes_back(tmp_path: Path, size: tuple[int, int] | None) 
     assert not loaded.training
 
 
-def test_a_judge_that_does_not_fit_is_a_user_error(tmp_path: Path) -> None:
-    path = tmp_path / "judge.safetensors"
-    with pytest.raises(UserError, match="is not there"):
-        load_judge(path, 3)
-    save_judge(Judge(3, pretrained=False), path)
-    with pytest.raises(UserError, match="a judge of 3 classes, the dataset has 5"):
-        load_judge(path, 5)
-    save_file({"weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="an unknown number of classes"):
-        load_judge(path, 3)
-    save_file({"weight": torch.zeros(1)}, path, {"num_classes": "3", "size": "null"})
-    with pytest.raises(UserError, match="not a judge's weights"):
-        load_judge(path, 3)
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(UserError, match="not a judge's weights"):
-        load_judge(path, 3)
+def test_a_judge_of_other_classes_is_refused(tmp_path: Path) -> None:
+    save_judge(Trained(CARD), tmp_path / "judge.safetensors")
+    with pytest.raises(UserError, match=r"has 'sky' where the judge has 'a'; `dvc repro judge`"):
+        load_judge(tmp_path / "judge.safetensors", make_card())
+    with pytest.raises(UserError, match=r"trained for 3 other classes: data/tiny/dataset\.yaml has 2"):
+        load_judge(tmp_path / "judge.safetensors", make_card(classes=CLASSES[:2]))

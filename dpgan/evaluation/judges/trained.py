@@ -1,62 +1,75 @@
-"""The judge: a small segmentation network, trained on the real photos, that mIoU is measured with.
-
-A picture is good when a network that has only seen real photos finds the label map in it again.
-Real photos, scored by the same judge, are the ceiling.
-"""
+"""The judge `trained`: a small segmentation network, trained here on the real photos, for any dataset."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dpgan.config import JudgeSettings
 from dpgan.data.pixels import to_float
 from dpgan.errors import UserError
 from dpgan.evaluation.features import lite0_input, lite0_network
+from dpgan.evaluation.judges.base import Judge
 from dpgan.hardware import native_bf16
+from dpgan.labels import Card
 
 # Blocks of Lite0 after which a stride ends, and their channels: strides 2, 4, 8, 16, 32.
 _STAGES = {0: 16, 2: 24, 4: 40, 10: 112, 15: 320}
+_WIDTH = 32  # channels of the pyramid
 
 
-class Judge(nn.Module):
-    """EfficientNet-Lite0 and a feature pyramid (Lin et al., 2017): images [-1, 1] to class logits.
+class Trained(Judge):
+    """EfficientNet-Lite0 and a feature pyramid (Lin et al., 2017): images [-1, 1] to logits of the card's classes.
 
     It works at `size` (height, width), or where that is None at 1.5 times the size of the images it gets:
     Lite0 halves a picture at once, and a pole in 64x128 is two pixels wide.
     """
 
-    def __init__(
-        self, num_classes: int, pretrained: bool = True, size: tuple[int, int] | None = None, width: int = 32
-    ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.size = size
+    kind, name = "trained", "trained"
+    barred: Tensor  # bool [C]: void, which is never predicted
+
+    def __init__(self, card: Card, size: tuple[int, int] | None = None, pretrained: bool = False) -> None:
+        names = [info.name for info in card.classes]
+        super().__init__(self.name, names, np.arange(card.num_classes, dtype=np.uint8))
+        self.register_buffer("barred", torch.from_numpy(card.void), persistent=False)
+        self.size = size and (size[0], size[1])
         network = lite0_network(pretrained)
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = network._blocks
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.1  # Lite0's 0.01 needs more steps than the judge is trained for
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in _STAGES.values())
+        self.lateral = nn.ModuleList(nn.Conv2d(c, _WIDTH, 1) for c in _STAGES.values())
         self.smooth = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1, bias=False), nn.BatchNorm2d(_WIDTH), nn.ReLU(),
         )  # fmt: skip
-        self.classify = nn.Conv2d(width, num_classes, 1)
+        self.classify = nn.Conv2d(_WIDTH, card.num_classes, 1)
+
+    def config(self) -> dict[str, Any]:
+        return {"size": self.size}
+
+    @classmethod
+    def restored(cls, header: Mapping[str, Any], card: Card) -> Self:
+        ours, theirs = [info.name for info in card.classes], header["classes"]
+        if ours != theirs:
+            differ = next((pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]), None)
+            how = f"has {len(ours)}" if differ is None else f"has {differ[1]!r} where the judge has {differ[0]!r}"
+            raise UserError(
+                f"the judge was trained for {len(theirs)} other classes: data/{card.name}/dataset.yaml {how}; "
+                "`dvc repro judge` trains a new one"
+            )
+        return super().restored(header, card)
 
     def forward(self, images: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> logits [B, C, H, W]."""
         height, width = images.shape[-2:]
-        x = lite0_input(_resize(images, self.size or (3 * height // 2, 3 * width // 2)))
+        x = lite0_input(_resize(images, self.working_size(height, width)))
         x = self.stem(x)
         features = []
         for index, block in enumerate(self.blocks):
@@ -69,6 +82,13 @@ class Judge(nn.Module):
             top = x if top is None else x + _resize(top, feature.shape[-2:])
         return _resize(self.classify(self.smooth(top)), (height, width))
 
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.size or (3 * height // 2, 3 * width // 2)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """As `Judge.scores`, at the pictures' own size: logits, those of void classes -inf."""
+        return self(images).masked_fill(self.barred[:, None, None], -math.inf)
+
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
@@ -77,25 +97,25 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def train_judge(
     images: np.ndarray,
     labels: np.ndarray,
-    void: np.ndarray,
+    card: Card,
     settings: JudgeSettings,
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
     device: torch.device | str = "cpu",
-) -> Judge:
+) -> Trained:
     """A judge trained on real photos; on one machine's CPU the same seed gives the same judge.
 
     images: uint8 [N, H, W, 3]; labels: uint8 [N, H, W], class indices; both may be memory maps.
-    void: bool [C], classes that are not learned. progress: called with (images seen, images in all,
-    loss) after every step. The cross-entropy weighs a class by 1 / sqrt(its share of the pixels).
+    progress: called with (images seen, images in all, loss) after every step. Void classes are not learned; the
+    cross-entropy weighs another by 1 / sqrt(its share of the pixels).
     """
     device = torch.device(device)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge(len(void), size=settings.size)
+        judge = Trained(card, settings.size, pretrained=True)
     judge.train().to(device).to(memory_format=torch.channels_last)
-    weights = class_weights(labels, void).to(device)
+    weights = class_weights(labels, card.void).to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr)
     steps = math.ceil(settings.images / settings.batch)
     # Linear warm-up over the first tenth, cosine to 0.
@@ -152,63 +172,3 @@ def _sample(population: int, count: int, generator: torch.Generator) -> Tensor:
     """`count` indices: shuffled epochs, one after the other."""
     epochs = math.ceil(count / population)
     return torch.cat([torch.randperm(population, generator=generator) for _ in range(epochs)])[:count]
-
-
-def save_judge(judge: Judge, path: Path) -> None:
-    """The judge as one safetensors file; what it was built with stands in the metadata."""
-    metadata = {"num_classes": str(judge.num_classes), "size": json.dumps(judge.size)}
-    save_file({name: value.contiguous() for name, value in judge.state_dict().items()}, path, metadata)
-
-
-def load_judge(path: Path, num_classes: int) -> Judge:
-    """The judge that `save_judge` wrote, in eval mode; UserError where it is not one for these classes."""
-    remedy = "`dvc repro judge` trains a new one"
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("num_classes") != str(num_classes):
-                found = metadata.get("num_classes", "an unknown number of")
-                raise UserError(f"{path}: a judge of {found} classes, the dataset has {num_classes}; {remedy}")
-            size = json.loads(metadata["size"])
-            judge = Judge(num_classes, pretrained=False, size=size and tuple(size))
-            judge.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there; {remedy}") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: not a judge's weights ({str(error).splitlines()[0]}); {remedy}") from None
-    return judge.eval()
-
-
-@torch.no_grad()
-def confusion(
-    judge: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int, void: np.ndarray
-) -> np.ndarray:
-    """Pixels by true class (rows) and predicted class (columns): int64 [C, C].
-
-    batches: images float [B, 3, H, W] in [-1, 1] with labels uint8 [B, H, W]. void: bool [C]; void pixels
-    are not counted, and void classes not predicted. Runs in the precision and on the device of the judge.
-    """
-    device = next(judge.parameters()).device
-    barred = torch.from_numpy(void).to(device)
-    counts = np.zeros((num_classes, num_classes), dtype=np.int64)
-    for images, labels in batches:
-        logits = judge(images.to(device)).masked_fill(barred[:, None, None], -math.inf)
-        truth, predicted = labels.cpu().numpy().astype(np.int64), logits.argmax(1).cpu().numpy()
-        counted = ~void[truth]
-        cells = truth[counted] * num_classes + predicted[counted]
-        counts += np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    return counts
-
-
-def iou(confusion: np.ndarray, evaluated: np.ndarray) -> tuple[np.ndarray, float]:
-    """Intersection over union by evaluated class, float64 [K], and mIoU, their mean, both in percent.
-
-    evaluated: int [K], class indices. As in the Cityscapes protocol, only pixels whose true class is
-    evaluated count; a prediction of another class there is a miss. NaN, and left out of the mean, where a
-    class is neither there nor predicted.
-    """
-    counted = confusion[evaluated]
-    hit = counted[:, evaluated].diagonal()
-    union = counted.sum(axis=1) + counted[:, evaluated].sum(axis=0) - hit
-    values = np.where(union > 0, 100.0 * hit / np.maximum(union, 1), np.nan)
-    return values, float(np.nanmean(values))
