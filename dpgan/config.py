@@ -179,6 +179,9 @@ class EvaluateSettings(Model):
         default=(),
         description="factors on the card's size at which FID and KID are measured too; supplement, table 2: 0.5, 2",
     )
+    objects: bool = Field(
+        default=False, description="FID and KID of objects by size too (supplement, table 1): a crop costs an image"
+    )
     batch: int = Field(default=16, ge=1, description="images at once")
     inception_weights: str | None = Field(
         default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
