@@ -5,12 +5,18 @@ resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou
 (`judges`) reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ
 from noise to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized
 label maps and against resized photos. Each is the mean over the noise seeds.
+=======
+resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge (`judges`)
+reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ from noise
+to noise. `fid_lite0_x0.5`: at half the resolution. `fid_lite0_objects_small`: of crops (`objects`). Each is the mean
+over the noise seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +36,7 @@ from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
 from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
+from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores
 from dpgan.evaluation.readings import measures
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
@@ -89,6 +96,11 @@ class Evaluator:
                     f"params.yaml: evaluate.resolutions: {factor:g} x {height}x{width} is {factor * height:g}x"
                     f"{factor * width:g}, and generators paint at multiples of {LATENT_STRIDE} only; leave it out"
                 )
+        if settings.objects and val.instances is None and not card.things.any():
+            raise UserError(
+                f"params.yaml: evaluate.objects: {card.name} has no instance maps, and its card marks no class as "
+                "`thing: true`: there is nothing to crop; mark the countable classes, or leave it out"
+            )
         self.real = self._reference(val, self.everything, "val")
 
     @property
@@ -109,7 +121,7 @@ class Evaluator:
             real = self._reference(self.val, self.everything, "val", factor)
             at = self._measured(source, self._jobs(None, factor), None, f"{whose} at {factor:g}x", self.seeds, report)
             scores |= {f"{name}_x{factor:g}": score for name, score in self._distances(real, at).items()}
-        return scores
+        return scores | self._of_objects(source, self._jobs(None), self.seeds)
 
     def images(self, images: np.ndarray, report: Report, whose: str = "the images") -> Scores:
         """Scores of finished images, uint8 [N, H, W, 3], one for every label map of the validation split, in its order.
@@ -121,14 +133,16 @@ class Evaluator:
                 f"{whose}: {len(images)} of {_size(images)}, and the validation split has {expected[0]} label maps of "
                 f"{_size(self.val.images)}; there must be one image a label map, of its size"
             )
-        measured = self._measured(photos, self._jobs(images), self.judge, whose, (0,), report)
-        return {**self._distances(self.real, measured), **self._readings(measured)}
+        jobs = self._jobs(images)
+        measured = self._measured(photos, jobs, self.judge, whose, (0,), report)
+        return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(photos, jobs, (0,))
 
     def floor(self) -> Scores:
         """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""
         colors = class_mean_colors(self.train.images, self.train.labels, self.card.num_classes)
-        measured = self._measured(Painted(colors), self._jobs(None), self.judge, "the floor", (0,))
-        return {**self._distances(self.real, measured), **self._readings(measured)}
+        source, jobs = Painted(colors), self._jobs(None)
+        measured = self._measured(source, jobs, self.judge, "the floor", (0,))
+        return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(source, jobs, (0,))
 
     def ceiling(self) -> Scores:
         """Real photos. mIoU: the validation photos themselves; FID and KID: as many training photos against them."""
@@ -199,6 +213,23 @@ class Evaluator:
         mean = float(by_label_map.mean())
         return replace(of_sums([mean], [(by_label_map - mean,)], len(by_label_map)), seeds=len(self.seeds))
 
+    @cached_property
+    def objects(self) -> Objects:
+        """The objects of the validation split."""
+        return find_objects(self.val, self.card)
+
+    def _of_objects(self, source: Source, jobs: Jobs, seeds: tuple[int, ...]) -> Scores:
+        """FID and KID of the objects in the images of `source` by their size, where the settings ask for them."""
+        if not self.settings.objects:
+            return {}
+        s, e, objects = self.settings, self.extractor, self.objects
+        real = self.references.features(
+            e, {"objects": objects.digest},
+            lambda: measure_crops(CropObserver(photos, (0,), e, objects), self._jobs(self.val.images), self.workers)[0],
+        )  # fmt: skip
+        fakes = measure_crops(CropObserver(source, seeds, e, objects), jobs, self.workers)
+        return object_scores(real, fakes, objects, len(self.val.ids), e.name, s.kid_subsets, s.kid_subset_size)
+
     def _readings(self, measured: Measured) -> Scores:
         """What the judge read."""
         found = {name: of_tables(measured.tables, m) for name, m in measures(self.judge.name, self.card).items()}
@@ -225,5 +256,5 @@ def protocol(
         "judge": judge,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips"}),
+        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "objects", "lpips"}),
     }
