@@ -37,7 +37,7 @@ from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
 from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores
-from dpgan.evaluation.readings import measures
+from dpgan.evaluation.readings import measures, right
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
 from dpgan.labels import Card
@@ -102,6 +102,7 @@ class Evaluator:
                 "`thing: true`: there is nothing to crop; mark the countable classes, or leave it out"
             )
         self.real = self._reference(val, self.everything, "val")
+        self.right = np.full(len(val.ids), np.nan)  # percent of the pixels read right in each of a generator's images
 
     @property
     def device(self) -> torch.device:
@@ -112,6 +113,7 @@ class Evaluator:
         """Scores of a generator's images; `whose` names it in errors."""
         source = Generated(generator)
         measured = self._measured(source, self._jobs(None), self.judge, whose, self.seeds, report, self.lpips)
+        self.right = right(measured.tables)
         scores = {**self._distances(self.real, measured), **self._readings(measured)}
         if len(self.seeds) > 1:
             scores[f"diversity_{self.extractor.name}"] = self._mean(diversity(measured.features))
@@ -154,15 +156,17 @@ class Evaluator:
     def contact_sheet(self, generator: Generator, path: Path, rows: int = 8) -> None:
         """PNG of label map | real photo | generated, for label maps spread evenly over the validation split."""
         chosen = np.linspace(0, len(self.val.ids) - 1, min(rows, len(self.val.ids))).round().astype(int)
-        labels = np.stack([self.val.labels[i] for i in chosen])
-        jobs = [Job([i], label[None], np.empty(0, np.uint8)) for i, label in zip(chosen, labels, strict=True)]
-        fakes = torch.cat([Generated(generator)(job, self.settings.noise_seed) for job in jobs])
         columns = {
-            "label map": self.card.colorize(labels),
+            "label map": self.card.colorize(np.stack([self.val.labels[i] for i in chosen])),
             "real photo": np.stack([self.val.images[i] for i in chosen]),
-            "generated": to_uint8(fakes),
+            "generated": self.painted(generator, chosen, self.settings.noise_seed),
         }
         contact_sheet(columns, path)
+
+    def painted(self, generator: Generator, chosen: np.ndarray, seed: int) -> np.ndarray:
+        """A generator's images of the label maps with these numbers, under one noise seed: uint8 [n, H, W, 3]."""
+        jobs = [Job([int(i)], self.val.labels[i][None], np.empty(0, np.uint8)) for i in chosen]
+        return to_uint8(torch.cat([Generated(generator)(job, seed) for job in jobs]))
 
     def _jobs(self, images: np.ndarray | None, factor: float = 1) -> Jobs:
         """All label maps of the validation split, with or without images of theirs."""

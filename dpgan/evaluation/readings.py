@@ -108,3 +108,10 @@ def of_real(scores: Mapping[str, float], real: Mapping[str, float]) -> dict[str,
     """mIoU, obj-mIoU and accuracy in percent of those of the real photos, which are what the judge can see at best."""
     means = ("miou_", "obj_miou_", "accuracy_")
     return {name + RATIO: 100 * scores[name] / real[name] for name in scores if name.startswith(means) and real[name]}
+
+
+def right(tables: np.ndarray) -> np.ndarray:
+    """Percent of each image's pixels that are read right, over its noise seeds: [S, N, K, 3] -> [N]; NaN where none
+    counts."""
+    sums = tables.sum(axis=(0, 2))
+    return np.where(sums[:, TRUTH] > 0, 100 * sums[:, HITS] / np.maximum(sums[:, TRUTH], 1), np.nan)

@@ -9,7 +9,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,14 @@ def is_active(client: MlflowClient, run_id: str) -> bool:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
+
+
+def history(root: Path, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """(images seen, value) of a run's metrics, by name; those without a value are left out. UserError where the
+    server does not answer."""
+    client = MlflowClient(open_store(root))
+    points = {name: [(m.step, m.value) for m in client.get_metric_history(run_id, name)] for name in names}
+    return {name: sorted(found) for name, found in points.items() if found}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from dpgan.stages.build import (
     setup,
     splits,
 )
+from dpgan.stages.page import CURVES, write_evaluation_page
 from dpgan.stages.summary import markdown, print_scores
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def evaluate() -> None:
     from dpgan.evaluation.evaluate import all_finite
     from dpgan.evaluation.intervals import save_estimates
     from dpgan.evaluation.readings import of_real
-    from dpgan.registry.tracking import Tracker, tracking_uri
+    from dpgan.registry.tracking import Tracker, history, server_is_up, tracking_uri
 
     _, card = setup()
     manifest = read_json(TRAINED / "manifest.json", "train")
@@ -62,6 +63,8 @@ def evaluate() -> None:
     intervals = {name: {key: score.record() for key, score in scores.items()} for name, scores in sets.items()}
     with new_folder(EVALUATION) as folder:
         evaluator.contact_sheet(generators["best"], folder / "contact_sheet.png")
+        curves = history(Path.cwd(), manifest["run_id"], CURVES) if server_is_up(tracking_uri(Path.cwd())) else {}
+        write_evaluation_page(folder / "report.html", evaluator, generators["best"], sets, curves, manifest, protocol)
         save_estimates(sets["best"], folder / "estimates.safetensors")  # what a paired comparison reads
         write_json(folder / "scores.json", {**size, "protocol": protocol, **values, "intervals": intervals})
     brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in values.items()}
@@ -70,7 +73,7 @@ def evaluate() -> None:
     tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / f"spool-{manifest['run_id']}")
     tracker.metrics({f"eval/{name}/{k}": v for name, s in brief.items() for k, v in s.items()}, manifest["images"])
     tracker.tags({"mlflow.note.content": markdown(brief)})
-    for name in ("contact_sheet.png", "scores.json", "estimates.safetensors"):
+    for name in ("report.html", "contact_sheet.png", "scores.json", "estimates.safetensors"):
         tracker.artifact(EVALUATION / name, "evaluation")
     print_scores(brief)
 

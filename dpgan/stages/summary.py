@@ -23,7 +23,7 @@ def summary() -> None:
     print(f"  candidate       {model} version {version}: {verdict}; {'; '.join(promotion['reasons'])}")
     named = f"{model} version {champion}  (models:/{model}@champion)" if champion else "none"
     print(f"  champion        {named}")
-    print(f"  contact sheet   {EVALUATION / 'contact_sheet.png'}")
+    print(f"  evaluation      {EVALUATION / 'report.html'}")
     print(f"  data report     {VALIDATION / 'report.html'}")
     print("  MLflow UI       make ui")
 
