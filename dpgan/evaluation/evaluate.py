@@ -30,7 +30,7 @@ from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
 from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
-from dpgan.evaluation.readings import measures
+from dpgan.evaluation.readings import TRUTH, measures
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
 from dpgan.labels import Card
@@ -200,7 +200,12 @@ class Evaluator:
         return replace(of_sums([mean], [(by_label_map - mean,)], len(by_label_map)), seeds=len(self.seeds))
 
     def _readings(self, measured: Measured) -> Scores:
-        """What the judge read."""
+        """What the judge read. UserError where there was nothing to read."""
+        if not measured.tables[..., TRUTH].any():
+            raise UserError(
+                f"data/{self.card.name}/dataset.yaml: the validation label maps have no pixel of a class with "
+                "`evaluate: true`, so mIoU has nothing to measure; mark classes that they hold, or take another split"
+            )
         found = {name: of_tables(measured.tables, m) for name, m in measures(self.judge.name, self.card).items()}
         # A class that is neither there nor predicted has no IoU.
         return {name: score for name, score in found.items() if "/" not in name or np.isfinite(score.value)}
