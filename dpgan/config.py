@@ -184,6 +184,9 @@ class EvaluateSettings(Model):
         description="folder of alexnet-owt-7be5be79.pth (torchvision's) and alex.pth (LPIPS v0.1): diversity by LPIPS "
         "too, with several noise_seeds",
     )
+    objects: bool = Field(
+        default=False, description="FID and KID of objects by size too (supplement, table 1): a crop costs an image"
+    )
     batch: int = Field(default=16, ge=1, description="images at once")
     inception_weights: str | None = Field(
         default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"

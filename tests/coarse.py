@@ -10,7 +10,7 @@ from torch import Tensor
 class Coarse:
     """The colours of 4x8 fields."""
 
-    name, dimension, digest, device = "coarse", 96, "none", torch.device("cpu")
+    name, dimension, side, digest, device = "coarse", 96, 32, "none", torch.device("cpu")
 
     def __call__(self, images: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(images, (4, 8)).flatten(1).double()

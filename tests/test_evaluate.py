@@ -121,6 +121,24 @@ def test_other_resolutions_compare_images_and_photos_of_that_size(evaluator: Eva
     assert scores["fid_coarse_x2"].value != pytest.approx(scores["fid_coarse"].value, rel=0.01)
 
 
+def test_objects_are_scored_where_they_are_asked_for(tiny: Path, folder: Path, generator: Generator) -> None:
+    evaluator = make_evaluator(tiny, folder, objects=True, resolutions=[])
+    assert evaluator.objects.source == "pieces"  # make_evaluator leaves the instances out
+    counts = evaluator.objects.counts()
+    assert counts["small"] >= 2
+    scores = evaluator.generator(generator, quiet)
+    assert scores["fid_coarse_objects_all"].n == counts["all"]
+    photos = evaluator.images(np.array(evaluator.val.images), quiet)
+    assert photos["fid_coarse_objects_small"].value == pytest.approx(0, abs=1e-6)
+    assert scores["fid_coarse_objects_small"].value > 0
+    assert "fid_coarse_objects_all" in evaluator.floor()
+    things = [info.model_copy(update={"thing": False}) for info in tiny_card().classes]
+    without = tiny_card().model_copy(update={"classes": things})
+    with pytest.raises(UserError, match="toyscapes has no instance maps, and its card marks no class as `thing: true`"):
+        Evaluator(without, evaluator.train, evaluator.val, Coarse(), evaluator.judge, evaluator.settings,
+                  evaluator.references)  # fmt: skip
+
+
 def test_finished_images_score_as_those_who_made_them(evaluator: Evaluator) -> None:
     scores = evaluator.images(np.array(evaluator.val.images), quiet)
     assert scores["fid_coarse"].value == pytest.approx(0, abs=1e-6)

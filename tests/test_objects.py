@@ -12,7 +12,8 @@ from torch import Tensor
 from dpgan.data.pixels import to_float
 from dpgan.data.prepare import Split
 from dpgan.evaluation.fid import fid, kid
-from dpgan.evaluation.objects import GROUPS, Objects, crop_features, find_objects, object_scores
+from dpgan.evaluation.measure import Job, Jobs, photos
+from dpgan.evaluation.objects import GROUPS, CropObserver, Objects, find_objects, measure_crops, object_scores
 
 CARD = make_card(classes=[
     {"id": 0, "name": "sky", "color": (0, 0, 0), "evaluate": True},
@@ -25,7 +26,7 @@ SIZE = (64, 128)  # a sixteenth of 256x512: large above 625 pixels, small below 
 class Means:
     """Stands in for a network: the mean colour and the mean upper half of an image."""
 
-    name, dimension, side, digest = "means", 6, 8, ""
+    name, dimension, side, digest, device = "means", 6, 8, "", torch.device("cpu")
     seen: list[tuple[int, ...]]
 
     def __init__(self) -> None:
@@ -95,11 +96,16 @@ def test_groups_scale_with_the_area(scale: int) -> None:
     }
 
 
+def crop_features(extractor: Means, data: Split, objects: Objects, batch: int) -> np.ndarray:
+    jobs = Jobs(data.labels, data.images, np.arange(len(data.ids)), batch)
+    return measure_crops(CropObserver(photos, (0,), extractor, objects), jobs, workers=1)[0]
+
+
 def test_crops_are_boxes_resized_as_pillow_does(labels: np.ndarray) -> None:
     data = split(labels)
     objects = find_objects(data, CARD)
     extractor = Means()
-    features = crop_features(extractor, to_float(data.images).split(1), objects)
+    features = crop_features(extractor, data, objects, batch=2)
     assert extractor.seen == [(3, 3, 8, 8)]
     for row, number, (top, left, bottom, right) in zip(features, objects.image, objects.box, strict=True):
         crop = Image.fromarray(data.images[number, top:bottom, left:right])
@@ -107,40 +113,74 @@ def test_crops_are_boxes_resized_as_pillow_does(labels: np.ndarray) -> None:
         np.testing.assert_allclose(row, Means()(pixels)[0], atol=0.01)
 
 
-def test_crops_of_many_images_come_in_batches() -> None:
-    one = np.zeros((1, *SIZE), dtype=np.uint8)
-    one[0, ::16, ::16] = 1
-    one = one.repeat(12, 1).repeat(12, 2)[:, : SIZE[0], : SIZE[1]]
-    data = split(np.repeat(one, 70, axis=0))
+@pytest.mark.usefixtures("ray_session")
+def test_batches_and_workers_change_nothing() -> None:
+    labels = np.zeros((70, *SIZE), dtype=np.uint8)
+    labels[::2, 10:30, 10:40] = 1
+    labels[1::3, 40:50, 60:80] = 2
+    data = split(labels)
     objects = find_objects(data, CARD)
-    assert len(objects.image) == 70
-    extractor = Means()
-    whole = crop_features(extractor, to_float(data.images).split(32), objects)
-    assert extractor.seen == [(64, 3, 8, 8), (6, 3, 8, 8)]
-    np.testing.assert_allclose(crop_features(Means(), to_float(data.images).split(7), objects), whole)
+    whole = crop_features(extractor := Means(), data, objects, batch=70)
+    assert extractor.seen == [(58, 3, 8, 8)]
+    np.testing.assert_allclose(crop_features(Means(), data, objects, batch=7), whole)
+    jobs = Jobs(data.labels, data.images, np.arange(70), 4)
+    spread = measure_crops(CropObserver(photos, (0, 1), Means(), objects), jobs, workers=2)
+    np.testing.assert_allclose(spread, [whole, whole])
+
+
+def test_images_are_made_once_a_seed_and_not_without_objects(labels: np.ndarray) -> None:
+    labels[1] = 0
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def source(job: Job, seed: int) -> Tensor:
+        asked.append((tuple(job.numbers), seed))
+        return to_float(job.images)
+
+    data = split(labels)
+    objects = find_objects(data, CARD)
+    jobs = Jobs(data.labels, data.images, np.arange(2), batch=1)
+    assert measure_crops(CropObserver(source, (3, 5), Means(), objects), jobs, workers=1).shape == (2, 2, 6)
+    assert asked == [((0,), 3), ((0,), 5)]
 
 
 def test_scores_are_those_of_the_crops_and_few_have_none() -> None:
     generator = np.random.default_rng(0)
-    real, fake = generator.normal(size=(2, 9, 6))
-    fake += 1
+    real, fake, other = generator.normal(size=(3, 9, 6))
     pixels = np.array([20000] * 1 + [5000] * 3 + [1000] * 5)
-    objects = Objects(np.zeros(9, int), np.zeros((9, 4), int), pixels, 256 * 512, "pieces")
-    found = object_scores(real, fake, objects, "lite0", subsets=3, subset_size=4)
-    counts = {name: found.pop(f"n_objects_{name}") for name in GROUPS}
-    assert counts == {"all": 9, "large": 1, "medium": 3, "small": 5}
-    assert set(found) == {
-        f"{kind}_lite0_objects_{name}" for kind in ("fid", "kid") for name in ("all", "medium", "small")
-    }
-    assert found["fid_lite0_objects_medium"] == pytest.approx(fid(real[1:4], fake[1:4]))
-    assert found["kid_lite0_objects_small"] == pytest.approx(kid(real[4:], fake[4:], 3, 4)[0])
-    same = object_scores(real, real, objects, "lite0")
-    assert same["fid_lite0_objects_all"] == pytest.approx(0, abs=1e-9)
+    objects = Objects(np.arange(9) // 2, np.zeros((9, 4), int), pixels, 256 * 512, "pieces")
+    assert objects.counts() == {"all": 9, "large": 1, "medium": 3, "small": 5}
+    fakes = np.stack([fake + 1, other + 1])
+    found = object_scores(real, fakes, objects, 5, "lite0", subsets=3, subset_size=4)
+    scored = ("all", "medium", "small")
+    assert set(found) == {f"{kind}_lite0_objects_{name}" for kind in ("fid", "kid") for name in scored}
+    medium, small = found["fid_lite0_objects_medium"], found["kid_lite0_objects_small"]
+    assert medium.value == pytest.approx(np.mean([fid(real[1:4], y[1:4]) for y in fakes]))
+    assert small.value == pytest.approx(np.mean([kid(real[4:], y[4:], 3, 4)[0] for y in fakes]))
+    assert (medium.n, small.n, small.seeds) == (3, 5, 2)
+    low, high = medium.interval
+    assert low < medium.value < high
+
+
+def test_intervals_resample_images_with_all_their_objects() -> None:
+    """Objects of one image resemble each other: ten of each of 20 images say less than 200 of 200 images."""
+    generator = np.random.default_rng(0)
+    own = generator.normal(size=(20, 6)).repeat(10, axis=0)
+    real, fake = generator.normal(size=(200, 6)), (own + generator.normal(size=(200, 6)) / 10)[None]
+    pixels, box = np.full(200, 1000), np.zeros((200, 4), int)
+
+    def width(image: np.ndarray) -> float:
+        objects = Objects(image, box, pixels, 256 * 512, "pieces")
+        images = int(image.max()) + 1
+        low, high = object_scores(real, fake, objects, images, "x", 1, 10)["fid_x_objects_all"].interval
+        return high - low
+
+    assert width(np.arange(20).repeat(10)) > 1.5 * width(np.arange(200))
 
 
 def test_no_object_at_all() -> None:
     data = split(np.zeros((2, *SIZE), dtype=np.uint8))
     objects = find_objects(data, CARD)
-    features = crop_features(Means(), to_float(data.images).split(2), objects)
+    features = crop_features(Means(), data, objects, batch=2)
     assert features.shape == (0, 6)
-    assert object_scores(features, features, objects, "means") == {f"n_objects_{name}": 0 for name in GROUPS}
+    assert object_scores(features, features[None], objects, 2, "means", 3, 4) == {}
+    assert objects.counts() == dict.fromkeys(GROUPS, 0)

@@ -1,16 +1,17 @@
 """Scores of sets of images, one a label map of the validation split, next to their floor and ceiling.
 
 A score's name is its protocol. `fid_lite0`, `kid_lite0`: between images and the validation photos at training
-resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge
-(`judges`) reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ
-from noise to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized
-label maps and against resized photos. Each is the mean over the noise seeds.
+resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge (`judges`)
+reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ from noise
+to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized label maps
+and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Each is the mean over the noise seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
 from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
+from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores
 from dpgan.evaluation.readings import TRUTH, measures
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
@@ -89,6 +91,11 @@ class Evaluator:
                     f"params.yaml: evaluate.resolutions: {factor:g} x {height}x{width} is {factor * height:g}x"
                     f"{factor * width:g}, and generators paint at multiples of {LATENT_STRIDE} only; leave it out"
                 )
+        if settings.objects and val.instances is None and not card.things.any():
+            raise UserError(
+                f"params.yaml: evaluate.objects: {card.name} has no instance maps, and its card marks no class as "
+                "`thing: true`: there is nothing to crop; mark the countable classes, or leave it out"
+            )
         self.real = self._reference(val, self.everything, "val")
 
     @property
@@ -99,7 +106,8 @@ class Evaluator:
     def generator(self, generator: Generator, report: Report, whose: str = "the generator") -> Scores:
         """Scores of a generator's images; `whose` names it in errors."""
         source = Generated(generator)
-        measured = self._measured(source, self._jobs(None), self.judge, whose, self.seeds, report, self.lpips)
+        observer = Observer(source, self.seeds, self.extractor, self.judge, self.card, self.lpips)
+        measured = self._measured(observer, self._jobs(None), whose, report)
         scores = {**self._distances(self.real, measured), **self._readings(measured)}
         if len(self.seeds) > 1:
             scores[f"diversity_{self.extractor.name}"] = self._mean(diversity(measured.features))
@@ -107,9 +115,10 @@ class Evaluator:
             scores["diversity_lpips"] = self._mean(100 * measured.apart)
         for factor in self.settings.resolutions:
             real = self._reference(self.val, self.everything, "val", factor)
-            at = self._measured(source, self._jobs(None, factor), None, f"{whose} at {factor:g}x", self.seeds, report)
+            observer = Observer(source, self.seeds, self.extractor, None, self.card)
+            at = self._measured(observer, self._jobs(None, factor), f"{whose} at {factor:g}x", report)
             scores |= {f"{name}_x{factor:g}": score for name, score in self._distances(real, at).items()}
-        return scores
+        return scores | self._of_objects(source, self._jobs(None), self.seeds)
 
     def images(self, images: np.ndarray, report: Report, whose: str = "the images") -> Scores:
         """Scores of finished images, uint8 [N, H, W, 3], one for every label map of the validation split, in its order.
@@ -121,20 +130,18 @@ class Evaluator:
                 f"{whose}: {len(images)} of {_size(images)}, and the validation split has {expected[0]} label maps of "
                 f"{_size(self.val.images)}; there must be one image a label map, of its size"
             )
-        measured = self._measured(photos, self._jobs(images), self.judge, whose, (0,), report)
-        return {**self._distances(self.real, measured), **self._readings(measured)}
+        return self._without_noise(photos, self._jobs(images), whose, report)
 
     def floor(self) -> Scores:
         """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""
         colors = class_mean_colors(self.train.images, self.train.labels, self.card.num_classes)
-        measured = self._measured(Painted(colors), self._jobs(None), self.judge, "the floor", (0,))
-        return {**self._distances(self.real, measured), **self._readings(measured)}
+        return self._without_noise(Painted(colors), self._jobs(None), "the floor")
 
     def ceiling(self) -> Scores:
         """Real photos. mIoU: the validation photos themselves; FID and KID: as many training photos against them."""
         chosen = np.sort(np.random.default_rng(0).permutation(len(self.train.ids))[: len(self.val.ids)])
         others = self._reference(self.train, chosen, "train")
-        judged = self._measured(photos, self._jobs(self.val.images), self.judge, "the validation photos", (0,))
+        judged = measure(Observer(photos, (0,), None, self.judge, self.card), self._jobs(self.val.images), self.workers)
         return {**self._distances(self.real, replace(judged, features=others[None])), **self._readings(judged)}
 
     def contact_sheet(self, generator: Generator, path: Path, rows: int = 8) -> None:
@@ -159,16 +166,19 @@ class Evaluator:
         jobs = Jobs(split.labels, split.images, rows, self.settings.batch, factor)
 
         def extract() -> np.ndarray:
-            return self._measured(photos, jobs, None, f"the {name} photos", (0,)).features[0]
+            observer = Observer(photos, (0,), self.extractor, None, self.card)
+            return self._measured(observer, jobs, f"the {name} photos").features[0]
 
         return self.references.features(self.extractor, {"split": name, "rows": rows.tolist(), "x": factor}, extract)
 
-    def _measured(
-        self, source: Source, jobs: Jobs, judge: Judge | None, whose: str, seeds: tuple[int, ...],
-        report: Report | None = None, lpips: Lpips | None = None,
-    ) -> Measured:  # fmt: skip
-        """What is seen in the images of `source`. UserError where they have features that are not finite."""
-        observer = Observer(source, seeds, self.extractor, judge, self.card, lpips)
+    def _without_noise(self, source: Source, jobs: Jobs, whose: str, report: Report | None = None) -> Scores:
+        """All scores of images that no noise changes."""
+        observer = Observer(source, (0,), self.extractor, self.judge, self.card)
+        measured = self._measured(observer, jobs, whose, report)
+        return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(source, jobs, (0,))
+
+    def _measured(self, observer: Observer, jobs: Jobs, whose: str, report: Report | None = None) -> Measured:
+        """What is seen in images. UserError where they have features that are not finite; `whose` they are."""
         measured = measure(observer, jobs, self.workers, report)
         lost = np.flatnonzero(~np.isfinite(measured.features).all(axis=(0, 2)))
         if len(lost):
@@ -198,6 +208,23 @@ class Evaluator:
         """The mean of what all noises together give for each label map, [N]."""
         mean = float(by_label_map.mean())
         return replace(of_sums([mean], [(by_label_map - mean,)], len(by_label_map)), seeds=len(self.seeds))
+
+    @cached_property
+    def objects(self) -> Objects:
+        """The objects of the validation split."""
+        return find_objects(self.val, self.card)
+
+    def _of_objects(self, source: Source, jobs: Jobs, seeds: tuple[int, ...]) -> Scores:
+        """FID and KID of the objects in the images of `source` by their size, where the settings ask for them."""
+        if not self.settings.objects:
+            return {}
+        s, e, objects = self.settings, self.extractor, self.objects
+        real = self.references.features(
+            e, {"objects": objects.digest},
+            lambda: measure_crops(CropObserver(photos, (0,), e, objects), self._jobs(self.val.images), self.workers)[0],
+        )  # fmt: skip
+        fakes = measure_crops(CropObserver(source, seeds, e, objects), jobs, self.workers)
+        return object_scores(real, fakes, objects, len(self.val.ids), e.name, s.kid_subsets, s.kid_subset_size)
 
     def _readings(self, measured: Measured) -> Scores:
         """What the judge read. UserError where there was nothing to read."""
@@ -230,5 +257,5 @@ def protocol(
         "judge": judge,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips"}),
+        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips", "objects"}),
     }

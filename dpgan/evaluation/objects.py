@@ -11,18 +11,21 @@ compare across models, not with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
 
+from dpgan.cluster import each
 from dpgan.data.prepare import Split
 from dpgan.evaluation.features import FeatureExtractor
-from dpgan.evaluation.fid import fid, kid
+from dpgan.evaluation.fid import fid, fid_contributions, kid, kid_contributions
+from dpgan.evaluation.intervals import Estimate, of_sums
 from dpgan.evaluation.judges.base import resize
+from dpgan.evaluation.measure import CHUNK, Job, Jobs, Source
 from dpgan.labels import Card
 
 AREA = 256 * 512  # pixels of an image, to which the three bounds belong
@@ -41,6 +44,15 @@ class Objects:
     pixels: np.ndarray  # int [M]
     area: int  # pixels of an image
     source: str  # "instances" or "pieces"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of which crops these are."""
+        return hashlib.sha256(self.image.tobytes() + self.box.tobytes()).hexdigest()
+
+    def counts(self) -> dict[str, int]:
+        """How many objects each group holds."""
+        return {group: int(chosen.sum()) for group, chosen in self.groups().items()}
 
     def groups(self) -> dict[str, np.ndarray]:
         """bool [M] by the names of GROUPS: which objects belong to it."""
@@ -81,39 +93,66 @@ def _pieces(labels: np.ndarray, things: np.ndarray) -> Iterator[np.ndarray]:
             yield ndimage.label(mask, structure=np.ones((3, 3)))[0]
 
 
-def crop_features(extractor: FeatureExtractor, batches: Iterable[Tensor], objects: Objects) -> np.ndarray:
-    """Features of every object's crop, in the order of `objects`: float64 [M, D].
+@dataclass(frozen=True)
+class CropObserver:
+    """Makes the images of a job under every noise seed, and looks at the objects in them."""
 
-    batches: float [B, 3, H, W] in [-1, 1], every image of the split, in order.
-    """
-    found = [extractor(crops).numpy() for crops in _crops(batches, objects, extractor.side)]
-    return np.concatenate([np.empty((0, extractor.dimension)), *found])
+    source: Source
+    seeds: tuple[int, ...]
+    extractor: FeatureExtractor
+    objects: Objects
+
+    @torch.no_grad()
+    def __call__(self, job: Job) -> np.ndarray:
+        """Features of the crops of every object in the job's images, in order: float64 [S, m, D]."""
+        boxes = [self.objects.box[self.objects.image == number] for number in job.numbers]
+        found = [np.empty((len(self.seeds), 0, self.extractor.dimension))]
+        side = (self.extractor.side, self.extractor.side)
+        images = [self.source(job, seed) for seed in self.seeds] if any(map(len, boxes)) else []
+        for some in _batched([(i, box) for i, many in enumerate(boxes) for box in many], CROPS):
+            seen = []
+            for made in images:
+                crops = [resize(made[i : i + 1, :, top:end, left:right], side) for i, (top, left, end, right) in some]
+                seen.append(self.extractor(torch.cat(crops)).numpy())
+            found.append(np.stack(seen))
+        return np.concatenate(found, axis=1)
 
 
-def _crops(batches: Iterable[Tensor], objects: Objects, side: int) -> Iterator[Tensor]:
-    waiting: list[Tensor] = []
-    for number, image in enumerate(image for batch in batches for image in batch):
-        for top, left, bottom, right in objects.box[objects.image == number]:
-            waiting.append(resize(image[None, :, top:bottom, left:right], (side, side)))
-            if len(waiting) == CROPS:
-                yield torch.cat(waiting)
-                waiting = []
-    if waiting:
-        yield torch.cat(waiting)
+def measure_crops(observer: CropObserver, jobs: Jobs, workers: int | None = None) -> np.ndarray:
+    """Features of all objects, in their order, in the images of all jobs: float64 [S, M, D]; Ray tasks as `measure`."""
+    found: list[np.ndarray] = [np.empty(0)] * len(jobs)
+    for position, seen in each(observer, jobs, workers, CHUNK, gpus=int(observer.extractor.device.type == "cuda")):
+        found[position] = seen
+    return np.concatenate(found, axis=1)
 
 
 def object_scores(
-    real: np.ndarray, fake: np.ndarray, objects: Objects, extractor: str, subsets: int = 100, subset_size: int = 100
-) -> dict[str, float]:
-    """`fid_` and `kid_EXTRACTOR_objects_GROUP` of crops, and `n_objects_GROUP`; a group of less than two has no score.
+    real: np.ndarray, fakes: np.ndarray, objects: Objects, images: int, extractor: str, subsets: int, subset_size: int
+) -> dict[str, Estimate]:
+    """`fid_EXTRACTOR_objects_GROUP` and `kid_`, whose `n` is the number of crops; less than two have no score.
 
-    real, fake: float64 [M, D], `crop_features` of the photos and of the images. KID as `fid.kid`, times 1000.
+    real, fakes: features of the photos' crops [M, D], and of the images' under every noise seed [S, M, D]. images: of
+    the split, which the intervals resample with all of their objects. KID as `fid.kid`, times 1000.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Estimate] = {}
     for group, chosen in objects.groups().items():
-        found[f"n_objects_{group}"] = int(chosen.sum())
-        if chosen.sum() >= 2:
-            x, y = real[chosen], fake[chosen]
-            found[f"fid_{extractor}_objects_{group}"] = fid(x, y)
-            found[f"kid_{extractor}_objects_{group}"] = kid(x, y, subsets, subset_size)[0]
+        n, where = int(chosen.sum()), objects.image[chosen]
+        if n < 2:
+            continue
+
+        def by_image(parts: tuple[np.ndarray, ...], n: int = n, where: np.ndarray = where) -> tuple[np.ndarray, ...]:
+            return tuple(np.bincount(where, weights=part, minlength=images) * images / n for part in parts)
+
+        x, seeds = real[chosen], [y[chosen] for y in fakes]
+        found[f"fid_{extractor}_objects_{group}"] = of_sums(
+            [fid(x, y) for y in seeds], [by_image(fid_contributions(x, y)) for y in seeds], n
+        )
+        found[f"kid_{extractor}_objects_{group}"] = of_sums(
+            [kid(x, y, subsets, subset_size)[0] for y in seeds], [by_image(kid_contributions(x, y)) for y in seeds], n
+        )
     return found
+
+
+def _batched(items: list[tuple[int, np.ndarray]], size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

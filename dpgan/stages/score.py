@@ -53,7 +53,9 @@ def evaluate() -> None:
     print("evaluate  floor and ceiling", flush=True)
     sets |= {"floor": evaluator.floor(), "ceiling": evaluator.ceiling()}
 
-    size = {"n": len(evaluator.val.ids), "seeds": list(evaluator.seeds)}
+    size: dict[str, Any] = {"n": len(evaluator.val.ids), "seeds": list(evaluator.seeds)}
+    if evaluator.settings.objects:
+        size["objects"] = evaluator.objects.counts()
     values = {name: _values(scores) for name, scores in sets.items()}
     for name in values.keys() - {"ceiling"}:
         values[name] |= of_real(values[name], values["ceiling"])
