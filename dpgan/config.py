@@ -179,13 +179,13 @@ class EvaluateSettings(Model):
         default=(),
         description="factors on the card's size at which FID and KID are measured too; supplement, table 2: 0.5, 2",
     )
-    objects: bool = Field(
-        default=False, description="FID and KID of objects by size too (supplement, table 1): a crop costs an image"
-    )
     lpips: Path | None = Field(
         default=None,
         description="folder of alexnet-owt-7be5be79.pth (torchvision's) and alex.pth (LPIPS v0.1): diversity by LPIPS "
         "too, with several noise_seeds",
+    )
+    objects: bool = Field(
+        default=False, description="FID and KID of objects by size too (supplement, table 1): a crop costs an image"
     )
     batch: int = Field(default=16, ge=1, description="images at once")
     inception_weights: str | None = Field(

@@ -156,6 +156,14 @@ def test_one_photo_is_too_few(tiny: Path, folder: Path) -> None:
         make_evaluator(tiny, folder, val=1)
 
 
+def test_label_maps_without_an_evaluated_class(tiny: Path, folder: Path) -> None:
+    evaluator = make_evaluator(tiny, folder)
+    void = int(np.flatnonzero(evaluator.card.void)[0])
+    evaluator.val = Split(evaluator.val.images, np.full_like(evaluator.val.labels, void), evaluator.val.ids)
+    with pytest.raises(UserError, match=r"toyscapes/dataset\.yaml: the validation label maps have no pixel of a class"):
+        evaluator.floor()
+
+
 def test_a_resolution_that_no_generator_paints_at(tiny: Path, folder: Path) -> None:
     with pytest.raises(UserError, match=r"evaluate\.resolutions: 0\.5 x 32x64 is 16x32, .* multiples of 32"):
         make_evaluator(tiny, folder, resolutions=[2, 0.5])

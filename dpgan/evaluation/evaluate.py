@@ -1,15 +1,10 @@
 """Scores of sets of images, one a label map of the validation split, next to their floor and ceiling.
 
 A score's name is its protocol. `fid_lite0`, `kid_lite0`: between images and the validation photos at training
-resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge
-(`judges`) reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ
-from noise to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized
-label maps and against resized photos. Each is the mean over the noise seeds.
-=======
 resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge (`judges`)
 reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ from noise
-to noise. `fid_lite0_x0.5`: at half the resolution. `fid_lite0_objects_small`: of crops (`objects`). Each is the mean
-over the noise seeds.
+to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized label maps
+and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Each is the mean over the noise seeds.
 """
 
 from __future__ import annotations
@@ -37,7 +32,7 @@ from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
 from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores
-from dpgan.evaluation.readings import measures, right
+from dpgan.evaluation.readings import TRUTH, measures, right
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
 from dpgan.labels import Card
@@ -102,7 +97,8 @@ class Evaluator:
                 "`thing: true`: there is nothing to crop; mark the countable classes, or leave it out"
             )
         self.real = self._reference(val, self.everything, "val")
-        self.right = np.full(len(val.ids), np.nan)  # percent of the pixels read right in each of a generator's images
+        # Percent of the pixels that are read right in each of the images of the generator that was scored last.
+        self.right = np.full(len(val.ids), np.nan)
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +108,8 @@ class Evaluator:
     def generator(self, generator: Generator, report: Report, whose: str = "the generator") -> Scores:
         """Scores of a generator's images; `whose` names it in errors."""
         source = Generated(generator)
-        measured = self._measured(source, self._jobs(None), self.judge, whose, self.seeds, report, self.lpips)
+        observer = Observer(source, self.seeds, self.extractor, self.judge, self.card, self.lpips)
+        measured = self._measured(observer, self._jobs(None), whose, report)
         self.right = right(measured.tables)
         scores = {**self._distances(self.real, measured), **self._readings(measured)}
         if len(self.seeds) > 1:
@@ -121,7 +118,8 @@ class Evaluator:
             scores["diversity_lpips"] = self._mean(100 * measured.apart)
         for factor in self.settings.resolutions:
             real = self._reference(self.val, self.everything, "val", factor)
-            at = self._measured(source, self._jobs(None, factor), None, f"{whose} at {factor:g}x", self.seeds, report)
+            observer = Observer(source, self.seeds, self.extractor, None, self.card)
+            at = self._measured(observer, self._jobs(None, factor), f"{whose} at {factor:g}x", report)
             scores |= {f"{name}_x{factor:g}": score for name, score in self._distances(real, at).items()}
         return scores | self._of_objects(source, self._jobs(None), self.seeds)
 
@@ -135,22 +133,18 @@ class Evaluator:
                 f"{whose}: {len(images)} of {_size(images)}, and the validation split has {expected[0]} label maps of "
                 f"{_size(self.val.images)}; there must be one image a label map, of its size"
             )
-        jobs = self._jobs(images)
-        measured = self._measured(photos, jobs, self.judge, whose, (0,), report)
-        return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(photos, jobs, (0,))
+        return self._without_noise(photos, self._jobs(images), whose, report)
 
     def floor(self) -> Scores:
         """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""
         colors = class_mean_colors(self.train.images, self.train.labels, self.card.num_classes)
-        source, jobs = Painted(colors), self._jobs(None)
-        measured = self._measured(source, jobs, self.judge, "the floor", (0,))
-        return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(source, jobs, (0,))
+        return self._without_noise(Painted(colors), self._jobs(None), "the floor")
 
     def ceiling(self) -> Scores:
         """Real photos. mIoU: the validation photos themselves; FID and KID: as many training photos against them."""
         chosen = np.sort(np.random.default_rng(0).permutation(len(self.train.ids))[: len(self.val.ids)])
         others = self._reference(self.train, chosen, "train")
-        judged = self._measured(photos, self._jobs(self.val.images), self.judge, "the validation photos", (0,))
+        judged = measure(Observer(photos, (0,), None, self.judge, self.card), self._jobs(self.val.images), self.workers)
         return {**self._distances(self.real, replace(judged, features=others[None])), **self._readings(judged)}
 
     def contact_sheet(self, generator: Generator, path: Path, rows: int = 8) -> None:
@@ -177,16 +171,19 @@ class Evaluator:
         jobs = Jobs(split.labels, split.images, rows, self.settings.batch, factor)
 
         def extract() -> np.ndarray:
-            return self._measured(photos, jobs, None, f"the {name} photos", (0,)).features[0]
+            observer = Observer(photos, (0,), self.extractor, None, self.card)
+            return self._measured(observer, jobs, f"the {name} photos").features[0]
 
         return self.references.features(self.extractor, {"split": name, "rows": rows.tolist(), "x": factor}, extract)
 
-    def _measured(
-        self, source: Source, jobs: Jobs, judge: Judge | None, whose: str, seeds: tuple[int, ...],
-        report: Report | None = None, lpips: Lpips | None = None,
-    ) -> Measured:  # fmt: skip
-        """What is seen in the images of `source`. UserError where they have features that are not finite."""
-        observer = Observer(source, seeds, self.extractor, judge, self.card, lpips)
+    def _without_noise(self, source: Source, jobs: Jobs, whose: str, report: Report | None = None) -> Scores:
+        """All scores of images that no noise changes."""
+        observer = Observer(source, (0,), self.extractor, self.judge, self.card)
+        measured = self._measured(observer, jobs, whose, report)
+        return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(source, jobs, (0,))
+
+    def _measured(self, observer: Observer, jobs: Jobs, whose: str, report: Report | None = None) -> Measured:
+        """What is seen in images. UserError where they have features that are not finite; `whose` they are."""
         measured = measure(observer, jobs, self.workers, report)
         lost = np.flatnonzero(~np.isfinite(measured.features).all(axis=(0, 2)))
         if len(lost):
@@ -235,7 +232,12 @@ class Evaluator:
         return object_scores(real, fakes, objects, len(self.val.ids), e.name, s.kid_subsets, s.kid_subset_size)
 
     def _readings(self, measured: Measured) -> Scores:
-        """What the judge read."""
+        """What the judge read. UserError where there was nothing to read."""
+        if not measured.tables[..., TRUTH].any():
+            raise UserError(
+                f"data/{self.card.name}/dataset.yaml: the validation label maps have no pixel of a class with "
+                "`evaluate: true`, so mIoU has nothing to measure; mark classes that they hold, or take another split"
+            )
         found = {name: of_tables(measured.tables, m) for name, m in measures(self.judge.name, self.card).items()}
         # A class that is neither there nor predicted has no IoU.
         return {name: score for name, score in found.items() if "/" not in name or np.isfinite(score.value)}
@@ -260,5 +262,5 @@ def protocol(
         "judge": judge,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "objects", "lpips"}),
+        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips", "objects"}),
     }

@@ -4,10 +4,15 @@ What is asked: had the validation split held other N label maps of the same kind
 maps are drawn with replacement (Efron, 1979), each with its photo and its images under all noise seeds.
 
 mIoU and accuracy are computed again on every resample. FID and KID must not be: a resample holds 0.63 N different
-images, and both read the repeated ones as a narrower distribution. On 60 images of 200 features the mean of such FIDs
-lies 3 to 7 deviations above the FID itself, and a percentile interval misses it. They are taken to first order instead,
-as sums over images (`fid_contributions`, `kid_contributions`), which repetition does not bias. Where both sets have one
-distribution the first order vanishes, and the intervals are too wide, by a half at most as seen: cautious, not wrong.
+images, and both read the repeated ones as a narrower distribution. In simulations on 60 images of 200 features the mean
+of such FIDs lay 1 to 7 standard deviations above the FID itself, and a percentile interval can miss it altogether. They
+are taken to first order instead, as sums over images (`fid_contributions`, `kid_contributions`), which repetition does
+not bias. Where both sets have one distribution the first order vanishes, and the intervals of FID come out too wide, by
+a half in simulations: cautious, not wrong.
+
+Held against photos (toyscapes, blurred with their class colours, lite0): 30 sets of 50 had FIDs with a standard
+deviation of 5.5, 5.2 predicted, and KIDs with one of 13, 12 predicted. For fewer than some 30 label maps, expect
+intervals that are a tenth too narrow and more.
 
 The interval is for the score at this N: FID falls with N, and no resampling tells its value at another one.
 """

@@ -107,7 +107,7 @@ class Generated:
     def __call__(self, job: Job, seed: int) -> Tensor:
         device = next(self.generator.parameters()).device
         noise = torch.from_numpy(order.noise_at(seed, job.numbers, self.generator.noise_channels))
-        return self.generator(torch.from_numpy(job.labels).to(device), noise.to(device)).float().cpu()
+        return self.generator(torch.tensor(job.labels).to(device), noise.to(device)).float().cpu()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By arguments and weights, for another process: torch pickles no spectral norms."""
@@ -124,7 +124,7 @@ def _generated(arguments: dict[str, Any], weights: dict[str, Tensor]) -> Generat
 class Measured:
     """What was seen in the images of N label maps under S noise seeds, in the split's order."""
 
-    features: np.ndarray  # float64 [S, N, D]
+    features: np.ndarray  # float64 [S, N, D]; D is 0 where no extractor looked
     tables: np.ndarray  # int64 [S, N, K, 3] (`readings.tables`); K is 0 where no judge looked
     apart: np.ndarray  # float64 [N]: mean LPIPS of two of the S images of a label map; [0] where it was not measured
 
@@ -135,7 +135,7 @@ class Observer:
 
     source: Source
     seeds: tuple[int, ...]
-    extractor: FeatureExtractor
+    extractor: FeatureExtractor | None
     judge: Judge | None
     card: Card
     lpips: Lpips | None = None
@@ -143,8 +143,9 @@ class Observer:
     def __call__(self, job: Job) -> Measured:
         """What is seen in the images of one job."""
         images = torch.stack([self.source(job, seed) for seed in self.seeds])
-        features = np.stack([self.extractor(one).numpy() for one in images])
-        tables = np.empty((*features.shape[:2], 0, 3), dtype=np.int64)
+        features, tables = np.empty((*images.shape[:2], 0)), np.empty((*images.shape[:2], 0, 3), dtype=np.int64)
+        if self.extractor:
+            features = np.stack([self.extractor(one).numpy() for one in images])
         if self.judge:
             tables = np.stack([read(self.judge, one, job.labels, self.card) for one in images])
         return Measured(features, tables, self.lpips.apart(images).numpy() if self.lpips else np.empty(0))
@@ -157,7 +158,8 @@ def measure(observer: Observer, jobs: Jobs, workers: int | None = None, report: 
     """
     seen: dict[int, Measured] = {}
     done, total = 0, len(jobs.rows)
-    for position, part in each(observer, jobs, workers, CHUNK, gpus=int(observer.extractor.device.type == "cuda")):
+    on_gpu = any(network.device.type == "cuda" for network in (observer.extractor, observer.judge) if network)
+    for position, part in each(observer, jobs, workers, CHUNK, gpus=int(on_gpu)):
         seen[position] = part
         done += part.features.shape[1]
         if report:
