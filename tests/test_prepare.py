@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -240,3 +241,12 @@ def test_not_prepared(tmp_path: Path) -> None:
         open_prepared(tmp_path, "train")
     with pytest.raises(UserError, match="dvc repro prepare"):
         data_hash(tmp_path)
+
+
+def test_prepared_by_an_earlier_version(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    meta = json.loads((tmp_path / "out/meta.json").read_text())
+    del meta["arrays"]
+    (tmp_path / "out/meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="by an earlier version of dpgan; `dvc repro prepare`"):
+        open_prepared(tmp_path / "out", "val")

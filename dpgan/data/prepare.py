@@ -222,7 +222,10 @@ def prepare(
 
 
 def _meta(folder: Path) -> dict[str, Any]:
-    return json.loads(need(folder / META, "prepare").read_text())
+    meta: dict[str, Any] = json.loads(need(folder / META, "prepare").read_text())
+    if "arrays" not in meta:
+        raise UserError(f"{folder}: prepared by an earlier version of dpgan; `dvc repro prepare` makes it anew")
+    return meta
 
 
 def open_prepared(folder: Path, split: str) -> Split:
