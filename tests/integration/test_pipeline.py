@@ -119,6 +119,11 @@ def test_the_rest_scores_and_decides(project: Project) -> None:
     assert promotion(project)["version"] == 1
     sheet = Image.open(project.root / "build/evaluation/contact_sheet.png")
     assert min(sheet.size) > 200
+    page = (project.root / "build/evaluation/report.html").read_text()
+    for words in ("Best by the judge", "What a picture costs", "loss/G_total", "IoU by class"):
+        assert words in page
+    assert "| DP / DP | 44.1 | 73.6 | 66.9 | " in project.run("dpgan", "tables")
+    assert "dvc exp run --temp -n toyscapes-table-1-spade" in project.run("dpgan", "tables", "--commands")
 
 
 def test_a_second_run_is_cached(project: Project) -> None:
