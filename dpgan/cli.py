@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpgan import datasets, experiments, stages
-from dpgan.config import quiet_environment
+from dpgan.environment import quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.imports import import_checkpoint
 from dpgan.settings import unknown_name

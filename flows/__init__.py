@@ -6,7 +6,7 @@ Prefect reads its settings while it is imported, so its home and the quiet defau
 import os
 from pathlib import Path
 
-from dpgan.config import quiet_environment
+from dpgan.environment import quiet_environment
 
 quiet_environment()
 os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / ".prefect"))

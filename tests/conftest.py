@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dpgan.config import RunSettings, quiet_environment
+from dpgan.config import RunSettings
+from dpgan.environment import quiet_environment
 
 quiet_environment()
 

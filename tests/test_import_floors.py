@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Lowest first; modules of one floor may import each other.
 FLOORS = [
-    {"errors", "settings", "files", "progress", "hardware", "cluster", "page"},
+    {"environment", "errors", "settings", "files", "progress", "hardware", "cluster", "page"},
     {"config", "presets", "labels"},
     {"models", "losses", "data"},
     {"evaluation"},

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpgan.config import quiet_environment
+from dpgan.environment import quiet_environment
 from dpgan.labels import Card, ClassInfo, Layout
 from dpgan.models.generators import build_generator
 from dpgan.registry.packaging import Package, generator_config, load_files, register, using

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from dpgan.config import quiet_environment
+from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
 from dpgan.models.generators import DPGenerator
 from dpgan.registry import promote as module

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from raw_pairs import make_card
 from torch import Tensor
 
 from dpgan.evaluation.judges.base import OTHER, Judge
-from dpgan.evaluation.readings import OBJECTS, accuracy, class_iou, mean_iou, of_real, read, read_all, scores, tables
+from dpgan.evaluation.readings import OBJECTS, accuracy, class_iou, mean_iou, of_real, read, scores, tables
 from dpgan.labels import Card, load_card
 
 CARD = make_card()
@@ -28,6 +30,9 @@ class Fixed(Judge):
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
+
+    def config(self) -> dict[str, Any]:
+        return {}
 
     def scores(self, images: Tensor) -> Tensor:
         votes = torch.nn.functional.one_hot(images[:, 0].long(), 3).permute(0, 3, 1, 2).float()
@@ -58,10 +63,10 @@ def test_counts_are_those_of_a_confusion_matrix() -> None:
 def test_one_row_a_picture_whatever_the_batches() -> None:
     images, labels = torch.zeros(5, 3, 2, 4), torch.zeros(5, 2, 4, dtype=torch.uint8)
     images[3:], labels[1] = 1, 1
-    whole = read_all(Fixed(), [(images, labels)], CARD)
+    whole = read(Fixed(), images, labels.numpy(), CARD)
     assert whole.shape == (5, 2, 3)
-    split = zip(images.split(2), labels.split(2), strict=True)
-    np.testing.assert_array_equal(read_all(Fixed(), split, CARD), whole)
+    parts = [read(Fixed(), *pair, CARD) for pair in zip(images.split(2), np.split(labels.numpy(), [2, 4]), strict=True)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert whole[:, :, 0].tolist() == [[8, 0], [0, 0], [8, 0], [0, 0], [0, 0]]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from dpgan.config import quiet_environment
+from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
 from dpgan.registry.tracking import Tracker, open_run, server_is_up, tracking_uri
 

@@ -9,7 +9,6 @@ and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dpgan.config import EvaluateSettings
-from dpgan.data.pixels import to_float, to_uint8
+from dpgan.data.pixels import to_uint8
 from dpgan.data.prepare import Split
 from dpgan.errors import UserError
 from dpgan.evaluation.baselines import class_mean_colors
@@ -40,18 +38,6 @@ from dpgan.models.generators import Generator
 from dpgan.models.generators.blocks import LATENT_STRIDE
 
 Scores = dict[str, Estimate]
-
-
-def label_batches(split: Split, batch: int) -> Iterator[Tensor]:
-    """uint8 [b, H, W], the split's label maps in their order."""
-    for start in range(0, len(split.ids), batch):
-        yield torch.from_numpy(np.array(split.labels[start : start + batch]))
-
-
-def photo_batches(split: Split, batch: int) -> Iterator[Tensor]:
-    """float [b, 3, H, W] in [-1, 1], the split's photos in their order."""
-    for start in range(0, len(split.ids), batch):
-        yield to_float(split.images[start : start + batch])
 
 
 class Evaluator:

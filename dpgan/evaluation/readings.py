@@ -5,7 +5,7 @@ All of it comes from three numbers an image and class, its *table*, which add up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image
@@ -34,11 +34,6 @@ def read(judge: Judge, images: Tensor, labels: np.ndarray, card: Card) -> np.nda
         nearest = Image.Resampling.NEAREST
         labels = np.stack([np.asarray(Image.fromarray(one).resize((width, height), nearest)) for one in labels])
     return tables(predicted, labels, card.evaluated)
-
-
-def read_all(judge: Judge, batches: Iterable[tuple[Tensor, Tensor]], card: Card) -> np.ndarray:
-    """`read` of every batch of images and label maps, in order: int64 [N, K, 3]."""
-    return np.concatenate([read(judge, images, labels.numpy(), card) for images, labels in batches])
 
 
 def tables(predicted: np.ndarray, labels: np.ndarray, evaluated: np.ndarray) -> np.ndarray:

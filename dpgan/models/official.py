@@ -132,6 +132,15 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     places = official_views(model.state_dict())
     # Counters that no forward pass reads; what was saved by old versions of torch lacks them.
     places = {key: place for key, place in places.items() if key in state or not key.endswith("num_batches_tracked")}
+    faults = misfits(state, places)
+    if faults:
+        raise UserError("does not fit:\n" + "\n".join(faults))
+    for key, place in places.items():
+        place.copy_(state[key])
+
+
+def misfits(state: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> list[str]:
+    """A sentence for every key of a state dict that is missing, unexpected, or of another shape than its place."""
     faults = [f"missing key {key!r}" for key in places.keys() - state.keys()]
     faults += [f"unexpected key {key!r}" for key in state.keys() - places.keys()]
     faults += [
@@ -139,7 +148,4 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         for key in places.keys() & state.keys()
         if places[key].shape != state[key].shape
     ]
-    if faults:
-        raise UserError("does not fit:\n" + "\n".join(sorted(faults)))
-    for key, place in places.items():
-        place.copy_(state[key])
+    return sorted(faults)

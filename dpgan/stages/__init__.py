@@ -6,7 +6,8 @@ does not wait for torch.
 
 from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, VALIDATION
 from dpgan.stages.data import index, judge, prepare, render, validate
-from dpgan.stages.score import evaluate, promote
+from dpgan.stages.evaluate import evaluate
+from dpgan.stages.promote import promote
 from dpgan.stages.summary import summary
 from dpgan.stages.train import train
 

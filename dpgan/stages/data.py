@@ -79,9 +79,11 @@ def prepare() -> None:
 
 def judge() -> None:
     """Train the segmentation network behind mIoU on the real training photos, or check a published one."""
-    from dpgan.evaluation.evaluate import label_batches, photo_batches
+    import numpy as np
+
     from dpgan.evaluation.judges import make_judge, save_judge
-    from dpgan.evaluation.readings import read_all, scores
+    from dpgan.evaluation.measure import Jobs, Observer, measure, photos
+    from dpgan.evaluation.readings import scores
     from dpgan.hardware import choose_device, use_all_cores
 
     params, card = setup()
@@ -90,9 +92,9 @@ def judge() -> None:
     device = choose_device(params.run.device)
     network = make_judge(params.judge, card, (train.images, train.labels), params.seed, Progress("judge"), device)
     save_judge(network, JUDGE)
-    batch = params.evaluate.batch
-    pairs = zip(photo_batches(val, batch), label_batches(val, batch), strict=True)
-    real = scores(read_all(network, pairs, card), network.name, card)
+    jobs = Jobs(val.labels, val.images, np.arange(len(val.ids)), params.evaluate.batch)
+    seen = measure(Observer(photos, (0,), None, network, card), jobs)
+    real = scores(seen.tables[0], network.name, card)
     brief = {name: value for name, value in real.items() if "/" not in name}
     write_json(JUDGE_SCORES, {"judge": network.name, "n": len(val.ids), "real_photos": brief})
     print(f"judge     {network.name}: mIoU {real[f'miou_{network.name}']:.1f} on {len(val.ids)} real validation photos")

@@ -20,8 +20,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
 from dpgan import cluster
-from dpgan.config import RunSettings, quiet_environment
+from dpgan.config import RunSettings
 from dpgan.data.staging import fetch
+from dpgan.environment import quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.training.build import Job
 from dpgan.training.guard import NonFiniteError

@@ -7,6 +7,7 @@ the same judge, are the ceiling.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -22,7 +23,7 @@ OTHER = 255  # predicted: a class that the card does not evaluate. A card has at
 PIXELS_AT_ONCE = 1024 * 2048  # that a judge reads in one go; the published ones are large
 
 
-class Judge(nn.Module):
+class Judge(nn.Module, ABC):
     """Pictures to class indices. `name` is its protocol, and stands in the names of its metrics (`miou_trained`)."""
 
     kind: ClassVar[str]  # its key in `judges.KINDS`
@@ -40,25 +41,25 @@ class Judge(nn.Module):
         """Where it computes."""
         return self.table.device
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """What its constructor takes beside the card, as JSON can hold it."""
-        raise NotImplementedError
 
     @classmethod
     def restored(cls, header: Mapping[str, Any], card: Card) -> Self:
         """One without weights, as the header of its file describes it; UserError where the card has other classes."""
         return cls(card, **header["config"])  # type: ignore[arg-type]
 
+    @abstractmethod
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """The largest size at which it reads pictures of a size."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, images: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> [B, outputs, h, w]: the highest of a pixel is what it reads there.
 
         h, w are those of the judge's protocol: where they differ from H, W, the truth is resized to them.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

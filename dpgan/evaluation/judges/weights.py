@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpgan.config import JudgeSettings
 from dpgan.errors import UserError
 from dpgan.files import file_sha256
+from dpgan.models.official import misfits
 
 WHERE = "params.yaml: judge"
 
@@ -56,14 +57,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     # Counters that no forward pass reads; files saved by old versions of torch lack them.
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     places = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    faults = [f"missing key {key!r}" for key in places.keys() - state.keys()]
-    faults += [f"unexpected key {key!r}" for key in state.keys() - places.keys()]
-    faults += [
-        f"{key!r} has shape {tuple(state[key].shape)}, expected {tuple(places[key].shape)}"
-        for key in places.keys() & state.keys()
-        if places[key].shape != state[key].shape
-    ]
+    faults = misfits(state, places)
     if faults:
         more = f"\nand {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise UserError(f"{path}: does not fit the network:\n" + "\n".join(sorted(faults)[:10]) + more)
+        raise UserError(f"{path}: does not fit the network:\n" + "\n".join(faults[:10]) + more)
     network.load_state_dict(dict(state), strict=False)

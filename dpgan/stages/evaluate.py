@@ -1,8 +1,7 @@
-"""Scores of what was trained, and what the registry makes of them."""
+"""Scores of what was trained."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from dpgan.stages.build import (
     EVALUATION,
     JUDGE,
     PREPARED,
-    PROMOTION,
     REFERENCES,
     SCORES,
     TRAINED,
@@ -42,7 +40,7 @@ def evaluate() -> None:
 
     _, card = setup()
     manifest = read_json(TRAINED / "manifest.json", "train")
-    evaluator, protocol = _evaluator()
+    evaluator, protocol = make_evaluator()
     sets: dict[str, Scores] = {}
     generators = {name: _generator(card, manifest, name, evaluator.device) for name in ("last", "best")}
     for name, generator in generators.items():
@@ -57,7 +55,7 @@ def evaluate() -> None:
     size: dict[str, Any] = {"n": len(evaluator.val.ids), "seeds": list(evaluator.seeds)}
     if evaluator.settings.objects:
         size["objects"] = evaluator.objects.counts()
-    values = {name: _values(scores) for name, scores in sets.items()}
+    values = {name: plain(scores) for name, scores in sets.items()}
     for name in values.keys() - {"ceiling"}:
         values[name] |= of_real(values[name], values["ceiling"])
     intervals = {name: {key: score.record() for key, score in scores.items()} for name, scores in sets.items()}
@@ -78,63 +76,7 @@ def evaluate() -> None:
     print_scores(brief)
 
 
-def promote() -> None:
-    """Register the candidate, and make it champion if it beats floor and champion."""
-    from safetensors.torch import load_file
-
-    from dpgan.registry import packaging
-    from dpgan.registry import promote as registry
-    from dpgan.registry.gate import Evaluation
-
-    _, card = setup()
-    manifest = read_json(TRAINED / "manifest.json", "train")
-    scored = read_json(EVALUATION / "scores.json", "evaluate")
-    brief = read_json(SCORES, "evaluate")
-    protocol = json.dumps(scored["protocol"], sort_keys=True)
-
-    def evaluation(scores: Mapping[str, float], finite: bool) -> Evaluation:
-        features, judge = scored["protocol"]["features"], scored["protocol"]["judge"]
-        return Evaluation(scores[f"fid_{features}"], scores[f"miou_{judge}"], scores, finite, protocol)
-
-    def rescore(package: packaging.Package) -> Evaluation:
-        from dpgan.evaluation.evaluate import all_finite
-        from dpgan.models.generators import build_generator
-
-        generator = build_generator(**package.config["generator"])
-        generator.load_state_dict(dict(package.weights))
-        print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
-        evaluator, _ = _evaluator()
-        scores = evaluator.generator(generator.eval().to(evaluator.device), Progress("champion"), "the champion")
-        return evaluation(_values(scores), all_finite(generator))
-
-    arguments = _trained_settings(manifest).generator_arguments(card.num_classes)
-    config = packaging.generator_config(card, arguments, manifest["facts"]["data_hash"])
-    content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
-    outcome = registry.promote(
-        Path.cwd(), card.name, manifest["run_id"], content,
-        candidate=evaluation(scored["best"], brief["finite_best"]),
-        floor=evaluation(scored["floor"], True),
-        ceiling=evaluation(scored["ceiling"], True),
-        rescore=rescore,
-    )  # fmt: skip
-    write_json(
-        PROMOTION,
-        {
-            "model": outcome.model,
-            "version": outcome.version,
-            "promoted": outcome.verdict.promoted,
-            "reasons": list(outcome.verdict.reasons),
-            "champion": outcome.champion,
-        },
-    )
-    print(
-        f"promote   {outcome.model} version {outcome.version}: {'promoted' if outcome.verdict.promoted else 'refused'}"
-    )
-    for reason in outcome.verdict.reasons:
-        print(f"          {reason}")
-
-
-def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
+def make_evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.data.prepare import data_hash
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import chosen
@@ -155,12 +97,12 @@ def _evaluator() -> tuple[Evaluator, dict[str, Any]]:
     return evaluator, protocol(extractor, network.name, file_sha256(JUDGE), references.data_hash, params.evaluate)
 
 
-def _values(scores: Scores) -> dict[str, float]:
+def plain(scores: Scores) -> dict[str, float]:
     """The plain numbers, which the gate, DVC and MLflow read."""
     return {name: score.value for name, score in scores.items()}
 
 
-def _trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
+def trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings.model_validate(manifest["settings"])
 
 
@@ -168,6 +110,6 @@ def _generator(card: Card, manifest: Mapping[str, Any], name: str, device: torch
     from dpgan.models.generators import build_generator
     from dpgan.training.checkpoint import load_state
 
-    generator = build_generator(**_trained_settings(manifest).generator_arguments(card.num_classes))
+    generator = build_generator(**trained_settings(manifest).generator_arguments(card.num_classes))
     load_state(generator, TRAINED / f"{name}.safetensors")
     return generator.eval().to(device)
