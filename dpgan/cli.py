@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpgan import datasets, experiments, stages
+from dpgan import datasets, experiments, scoring, stages
 from dpgan.environment import quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.imports import import_checkpoint
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dpgan", description="Train DP-GAN: label maps in, photos out.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, stage in STAGES.items():
-        commands.add_parser(name, help=(stage.__doc__ or "").split("\n")[0])
+        command = commands.add_parser(name, help=(stage.__doc__ or "").split("\n")[0])
+        if name == "evaluate":
+            _score_arguments(command)
     ui = commands.add_parser("ui", help="Serve the MLflow UI.")
     ui.add_argument("--port", type=int, default=5000, help=PORT_HELP)
     load = commands.add_parser("import-checkpoint", help=(import_checkpoint.__doc__ or "").split("\n")[0])
@@ -67,6 +69,24 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--commands", action="store_true", help="instead, the commands that run what is missing")
     _data_parser(commands.add_parser("data", help="Datasets: add your own, check any."))
     return parser
+
+
+def _score_arguments(command: argparse.ArgumentParser) -> None:
+    """Of `evaluate`, which without any is the stage."""
+    command.description = (
+        "Without arguments: the stage, which scores what was trained. With a model or --images: "
+        f"{(scoring.score.__doc__ or '').strip()}"
+    )
+    command.add_argument(
+        "model", nargs="?",
+        help="models:/NAME/VERSION or NAME@ALIAS of the registry, build/train, a checkpoint below runs/, or a file: "
+        "an official state dict, or what import-checkpoint saved",
+    )  # fmt: skip
+    command.add_argument("--images", type=Path, metavar="FOLDER", help="score images instead, one a label map")
+    command.add_argument("--dataset", help="on whose validation split; default: that of params.yaml")
+    command.add_argument("--raw", type=Path, metavar="FOLDER", help="of the dataset; default: data/DATASET/raw")
+    command.add_argument("--against", metavar="MODEL", help="compare with it, on the same label maps and noise seeds")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="for report and numbers; default: build/scored/...")
 
 
 def _stop(number: int, _: object) -> None:
@@ -120,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import_checkpoint(given.file, given.out, given.register)
         elif given.command == "tables":
             experiments.tables(given.preset, given.commands)
+        elif given.command == "evaluate" and len(arguments) > 1:
+            scoring.score(given.model, given.images, given.dataset, given.raw, given.against, given.out)
         elif given.command == "data":
             return _run_data(given)
         else:
@@ -130,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"\n{arguments[0]} interrupted; run the same command again to go on", file=sys.stderr)
         return error.exit_code if isinstance(error, Stopped) else 130
+    except BrokenPipeError:  # `| head` has read enough; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

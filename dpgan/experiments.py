@@ -23,9 +23,11 @@ def tables(preset: str | None, commands: bool) -> None:
     # Experiments run in folders of their own: the store must be the project's.
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         print(f"export MLFLOW_TRACKING_URI={tracking_uri(Path.cwd())}")
-    for name, settings in missing(runs).items():
-        chosen = {"preset": preset, **settings} if preset else settings
-        print(f"dvc exp run --temp -n {dataset}-{name} {''.join(f'{_override(*s)} ' for s in chosen.items())}evaluate")
+    for one in missing(runs):
+        chosen = {"preset": preset, **one.train} if preset else one.train
+        words = [_override(*s) for s in chosen.items()]
+        words += [f"-S '++evaluate.{key}={_text(value)}'" for key, value in one.evaluate.items()]
+        print(" ".join(["dvc exp run --temp -n", f"{dataset}-{one.name}", *words, "evaluate"]))
 
 
 def _override(key: str, value: object) -> str:
@@ -34,4 +36,8 @@ def _override(key: str, value: object) -> str:
         return f"-S train.preset={value}"
     if key == "labelmix":
         return "-S ++train.losses.labelmix=0"
-    return f"-S ++train.{key}={str(value).lower() if isinstance(value, bool) else value}"
+    return f"-S ++train.{key}={_text(value)}"
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -206,7 +206,7 @@ def test_the_protocol_tells_noise_seeds_apart() -> None:
 
 
 def test_the_contact_sheet_shows_three_columns(evaluator: Evaluator, generator: Generator, tmp_path: Path) -> None:
-    evaluator.contact_sheet(generator, tmp_path / "sheet.png", rows=2)
+    evaluator.contact_sheet(evaluator.painter(generator), tmp_path / "sheet.png", rows=2)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape[1] > 3 * 256
     assert sheet[100:, :256].std() > 10

@@ -25,6 +25,7 @@ def content(**changes: object) -> Content:
     }
     given: dict[str, object] = {
         "title": "toyscapes <b>&", "summary": "400 label maps", "identity": {"commit": "abc123"}, "scores": scores,
+        "ours": "best",
         "classes": [
             ClassScore("road", (128, 64, 128), {"floor": 80.0, "best": 91.23, "ceiling": 95.0}),
             ClassScore("train", (0, 80, 100), {"floor": None, "best": None, "ceiling": 3.0}),

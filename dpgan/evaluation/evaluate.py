@@ -9,6 +9,7 @@ and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Eac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,8 @@ from dpgan.models.generators import Generator
 from dpgan.models.generators.blocks import LATENT_STRIDE
 
 Scores = dict[str, Estimate]
+# Images of label maps with these numbers in the validation split, under a noise seed: -> uint8 [n, H, W, 3].
+Painter = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Evaluator:
@@ -83,7 +86,7 @@ class Evaluator:
                 "`thing: true`: there is nothing to crop; mark the countable classes, or leave it out"
             )
         self.real = self._reference(val, self.everything, "val")
-        # Percent of the pixels that are read right in each of the images of the generator that was scored last.
+        # Percent of the pixels that are read right in each of the images that `generator` or `images` scored last.
         self.right = np.full(len(val.ids), np.nan)
 
     @property
@@ -119,12 +122,16 @@ class Evaluator:
                 f"{whose}: {len(images)} of {_size(images)}, and the validation split has {expected[0]} label maps of "
                 f"{_size(self.val.images)}; there must be one image a label map, of its size"
             )
-        return self._without_noise(photos, self._jobs(images), whose, report)
+        jobs = self._jobs(images)
+        measured = self._seen(photos, jobs, whose, report)
+        self.right = right(measured.tables)
+        return self._without_noise(photos, jobs, measured)
 
     def floor(self) -> Scores:
         """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""
         colors = class_mean_colors(self.train.images, self.train.labels, self.card.num_classes)
-        return self._without_noise(Painted(colors), self._jobs(None), "the floor")
+        source, jobs = Painted(colors), self._jobs(None)
+        return self._without_noise(source, jobs, self._seen(source, jobs, "the floor"))
 
     def ceiling(self) -> Scores:
         """Real photos. mIoU: the validation photos themselves; FID and KID: as many training photos against them."""
@@ -133,20 +140,24 @@ class Evaluator:
         judged = measure(Observer(photos, (0,), None, self.judge, self.card), self._jobs(self.val.images), self.workers)
         return {**self._distances(self.real, replace(judged, features=others[None])), **self._readings(judged)}
 
-    def contact_sheet(self, generator: Generator, path: Path, rows: int = 8) -> None:
+    def painter(self, generator: Generator) -> Painter:
+        """What a generator paints for label maps of the validation split."""
+
+        def paint(chosen: np.ndarray, seed: int) -> np.ndarray:
+            jobs = [Job([int(i)], self.val.labels[i][None], np.empty(0, np.uint8)) for i in chosen]
+            return to_uint8(torch.cat([Generated(generator)(job, seed) for job in jobs]))
+
+        return paint
+
+    def contact_sheet(self, paint: Painter, path: Path, rows: int = 8) -> None:
         """PNG of label map | real photo | generated, for label maps spread evenly over the validation split."""
         chosen = np.linspace(0, len(self.val.ids) - 1, min(rows, len(self.val.ids))).round().astype(int)
         columns = {
             "label map": self.card.colorize(np.stack([self.val.labels[i] for i in chosen])),
             "real photo": np.stack([self.val.images[i] for i in chosen]),
-            "generated": self.painted(generator, chosen, self.settings.noise_seed),
+            "generated": paint(chosen, self.settings.noise_seed),
         }
         contact_sheet(columns, path)
-
-    def painted(self, generator: Generator, chosen: np.ndarray, seed: int) -> np.ndarray:
-        """A generator's images of the label maps with these numbers, under one noise seed: uint8 [n, H, W, 3]."""
-        jobs = [Job([int(i)], self.val.labels[i][None], np.empty(0, np.uint8)) for i in chosen]
-        return to_uint8(torch.cat([Generated(generator)(job, seed) for job in jobs]))
 
     def _jobs(self, images: np.ndarray | None, factor: float = 1) -> Jobs:
         """All label maps of the validation split, with or without images of theirs."""
@@ -162,10 +173,12 @@ class Evaluator:
 
         return self.references.features(self.extractor, {"split": name, "rows": rows.tolist(), "x": factor}, extract)
 
-    def _without_noise(self, source: Source, jobs: Jobs, whose: str, report: Report | None = None) -> Scores:
+    def _seen(self, source: Source, jobs: Jobs, whose: str, report: Report | None = None) -> Measured:
+        """What extractor and judge see in images that no noise changes."""
+        return self._measured(Observer(source, (0,), self.extractor, self.judge, self.card), jobs, whose, report)
+
+    def _without_noise(self, source: Source, jobs: Jobs, measured: Measured) -> Scores:
         """All scores of images that no noise changes."""
-        observer = Observer(source, (0,), self.extractor, self.judge, self.card)
-        measured = self._measured(observer, jobs, whose, report)
         return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(source, jobs, (0,))
 
     def _measured(self, observer: Observer, jobs: Jobs, whose: str, report: Report | None = None) -> Measured:

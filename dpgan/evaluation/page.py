@@ -32,7 +32,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """IoU of a class, in percent, by set ("floor", "best", "ceiling"); None where the class does not occur."""
+    """IoU of a class, in percent, by set ("floor", ours, "ceiling"); None where the class does not occur."""
 
     name: str
     color: tuple[int, int, int]
@@ -74,6 +74,7 @@ class Content:
     summary: str  # a sentence under the title
     identity: Mapping[str, str]  # commit, data, settings, hardware, time, ...
     scores: Mapping[str, Mapping[str, Score]]  # set -> metric -> score
+    ours: str  # the set that the page is about
     classes: Sequence[ClassScore] = ()
     curves: Sequence[Curve] = ()
     samples: Sequence[Painted] = ()
@@ -105,7 +106,7 @@ def write_page(content: Content, path: Path) -> None:
         lines=[line for curve in content.curves if (line := _line(curve))],
         plot=PLOT,
         hex_color=hex_color,
-        classes=sorted(content.classes, key=lambda c: -_last(c.iou)),
+        classes=sorted(content.classes, key=lambda c: -(c.iou[content.ours] or 0)),
         samples=[(painted.caption, _pictures(painted)) for painted in content.samples],
         extremes={
             title: [(painted.caption, _pictures(painted)) for painted in chosen]
@@ -124,12 +125,6 @@ def number(value: float) -> str:
         return "-"
     size = abs(value)
     return f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
-
-
-def _last(iou: Mapping[str, float | None]) -> float:
-    """The model's IoU, for sorting."""
-    value = iou.get("best", next(iter(iou.values())))
-    return -1.0 if value is None else value
 
 
 def _line(curve: Curve) -> _Line | None:

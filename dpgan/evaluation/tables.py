@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # The settings in which the rows differ, and those of the paper's own method.
 OURS: dict[str, object] = {
@@ -35,13 +35,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`columns`: what the paper calls a score, and a pattern of ours; `of` says what the paper's were taken on."""
+    """`columns`: what the paper calls a score, and a pattern of ours; `of` says what the paper's were taken on.
+
+    `evaluate`: what the columns need of the evaluation's settings, beside its defaults.
+    """
 
     key: str
     title: str
     of: str
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Row]
+    evaluate: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ TABLES = [
     Table("3", "FID over five noises: mean ± deviation", "Cityscapes", [("FID", f"fid_{_FEATURES}")], [
         Row("OASIS", OASIS, ["48.1±0.18"]),
         Row("DP-GAN", {}, ["44.6±0.17"]),
-    ]),
+    ], {"noise_seeds": 5}),
     Table("4a", "Generator / discriminator", "Cityscapes", _ABLATION, [
         Row("OASIS / OASIS", OASIS, ["47.7", "69.3", "61.5"]),
         Row("OASIS / DP", {"generator": "oasis"}, ["47.9", "74.0", "67.4"]),
@@ -92,17 +96,23 @@ TABLES = [
         Row("SPADE", SPADE, ["33.4", "84.3", "63.3", "36.8"]),
         Row("OASIS", OASIS, ["35.0", "98.6", "79.9", "37.6"]),
         Row("DP-GAN", {}, ["24.5", "77.6", "57.5", "27.1"]),
-    ]),
+    ], {"objects": True}),
     Table("S2", "FID by resolution", "Cityscapes",
           [(f"{size}x", f"fid_{_FEATURES}{suffix}") for size, suffix in (("0.5", "_x0.5"), ("1", ""), ("2", "_x2"))], [
         Row("SPADE", SPADE, ["99.9", "71.8", "145.9"]),
         Row("OASIS", OASIS, ["91.8", "47.7", "115.5"]),
         Row("DP-GAN", {}, ["85.0", "44.1", "96.1"]),
-    ]),
+    ], {"resolutions": "[0.5,2]"}),
     Table("S3", "Without LabelMix, without s_0", "Cityscapes", _FID_MIOU, [
         Row("w/o LabelMix", {"labelmix": False}, ["46.8", "70.9"]),
         Row("w/o cat", {"concat_s0": False}, ["44.8", "71.2"]),
         Row("DP-GAN", {}, ["44.1", "73.6"]),
+    ]),
+    Table("S5", "What a picture costs", "Cityscapes, a TITAN RTX",
+          [("M parameters", "cost_m_parameters"), ("ms", "cost_ms"), ("time / DP-GAN's", "cost_of_dp")], [
+        Row("SPADE", SPADE, ["93.0", "70.8", "1.37"]),
+        Row("OASIS", OASIS, ["71.1", "60.5", "1.17"]),
+        Row("DP-GAN", {}, ["69.5", "51.8", "1.00"]),
     ]),
 ]  # fmt: skip
 
@@ -112,19 +122,16 @@ def score_named(pattern: str, scores: Mapping[str, float]) -> str | None:
     return min((name for name in scores if re.fullmatch(pattern, name)), default=None)
 
 
-def _digits(value: float) -> str:
-    return f"{value:.1f}"
-
-
 def _ours(pattern: str, run: Run | None) -> str:
     name = score_named(pattern, run.scores) if run else None
     if run is None or name is None:
         return ""
-    text = _digits(run.scores[name])
+    value = run.scores[name]
+    text = f"{value:.2f}" if name.startswith("cost_") else f"{value:.1f}"
     if f"{name}_deviation" in run.scores:
         text += f"±{run.scores[f'{name}_deviation']:.2f}"
     if f"{name}_low" in run.scores:
-        text += f" [{_digits(run.scores[f'{name}_low'])}, {_digits(run.scores[f'{name}_high'])}]"
+        text += f" [{run.scores[f'{name}_low']:.1f}, {run.scores[f'{name}_high']:.1f}]"
     return text
 
 
@@ -155,13 +162,23 @@ def _newest(row: Row, runs: Sequence[Run]) -> Run | None:
     return next((run for run in reversed(runs) if dict(run.trained) == row.trained), None)
 
 
-def missing(runs: Sequence[Run]) -> dict[str, dict[str, object]]:
-    """What no run has trained yet: the settings beside the method's own, by a name for the experiment."""
-    wanted: dict[str, dict[str, object]] = {}
+@dataclass(frozen=True)
+class Experiment:
+    """What fills a row: the settings of training and evaluation that are not the method's own, or the defaults."""
+
+    name: str
+    train: Mapping[str, object]
+    evaluate: Mapping[str, object]
+
+
+def missing(runs: Sequence[Run]) -> list[Experiment]:
+    """What no run has trained yet, each once, with all that the tables where it stands need of its evaluation."""
+    wanted: list[Experiment] = []
     for table in TABLES:
         for row in table.rows:
             settings = {key: value for key, value in row.trained.items() if value != OURS[key]}
-            if _newest(row, runs) is None and settings not in wanted.values():
+            if _newest(row, runs) is None and settings not in [other.train for other in wanted]:
                 name = re.sub(r"[^a-z0-9]+", "-", f"table-{table.key} {row.name}".lower()).strip("-")
-                wanted[name] = settings
+                everywhere = [other.evaluate for other in TABLES if row.trained in [one.trained for one in other.rows]]
+                wanted.append(Experiment(name, settings, {k: v for needed in everywhere for k, v in needed.items()}))
     return wanted

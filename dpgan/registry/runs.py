@@ -38,6 +38,8 @@ def _run(run: MlflowRun) -> Run:
     trained["concat_s0"] = given.get("train.concat_s0") == "True"
     trained["labelmix"] = float(given.get("train.losses.labelmix", 0)) > 0
     scores = {k.removeprefix(PREFIX): value for k, value in run.data.metrics.items() if k.startswith(PREFIX)}
+    cost = f"cost/{given.get('train.generator')}/"
+    scores |= {f"cost_{k.removeprefix(cost)}": v for k, v in run.data.metrics.items() if k.startswith(cost)}
     ended = run.info.end_time
     seconds = (ended - run.info.start_time) / 1000 if ended else None
     return Run(run.info.run_name, trained, scores, seconds)

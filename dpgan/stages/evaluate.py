@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpgan.config import TrainSettings, need
+from dpgan.config import BUILD, TrainSettings, need
 from dpgan.files import file_sha256, new_folder, write_json
 from dpgan.labels import Card
 from dpgan.progress import Progress
@@ -19,9 +19,16 @@ from dpgan.stages.build import (
     TRAINED,
     read_json,
     setup,
-    splits,
 )
-from dpgan.stages.page import CURVES, write_evaluation_page
+from dpgan.stages.page import (
+    Subject,
+    costs_table,
+    measured_costs,
+    noises,
+    protocol_facts,
+    trained_facts,
+    write_evaluation_page,
+)
 from dpgan.stages.summary import markdown, print_scores
 
 if TYPE_CHECKING:
@@ -31,10 +38,14 @@ if TYPE_CHECKING:
     from dpgan.models.generators import Generator
 
 
+CURVES = ("loss/G_total", "loss/D_total", "holdout/kid_lite0", "throughput/images_per_s")
+
+
 def evaluate() -> None:
     """Score the candidates on the validation split, next to floor and ceiling; paint the contact sheet."""
     from dpgan.evaluation.evaluate import all_finite
     from dpgan.evaluation.intervals import save_estimates
+    from dpgan.evaluation.page import Curve
     from dpgan.evaluation.readings import of_real
     from dpgan.registry.tracking import Tracker, history, server_is_up, tracking_uri
 
@@ -59,10 +70,22 @@ def evaluate() -> None:
     for name in values.keys() - {"ceiling"}:
         values[name] |= of_real(values[name], values["ceiling"])
     intervals = {name: {key: score.record() for key, score in scores.items()} for name, scores in sets.items()}
+    found = history(Path.cwd(), manifest["run_id"], CURVES) if server_is_up(tracking_uri(Path.cwd())) else {}
+    costs = measured_costs(trained_settings(manifest), card, evaluator.device)
+    paint = evaluator.painter(generators["best"])
+    subject = Subject(
+        name="best",
+        summary=f"noise seeds {', '.join(map(str, evaluator.seeds))}; the run is {manifest['run_id']}.",
+        paint=paint,
+        noises=noises(generators["best"]),
+        identity={**trained_facts(manifest), **protocol_facts(protocol, evaluator.device)},
+        curves=[Curve(name, points, manifest["best"]["images"]) for name, points in found.items()],
+        costs=costs_table(costs, card, evaluator.device),
+    )
     with new_folder(EVALUATION) as folder:
-        evaluator.contact_sheet(generators["best"], folder / "contact_sheet.png")
-        curves = history(Path.cwd(), manifest["run_id"], CURVES) if server_is_up(tracking_uri(Path.cwd())) else {}
-        write_evaluation_page(folder / "report.html", evaluator, generators["best"], sets, curves, manifest, protocol)
+        evaluator.contact_sheet(paint, folder / "contact_sheet.png")
+        ordered = {name: sets[name] for name in ("floor", "last", "best", "ceiling")}
+        write_evaluation_page(folder / "report.html", evaluator, subject, ordered)
         save_estimates(sets["best"], folder / "estimates.safetensors")  # what a paired comparison reads
         write_json(folder / "scores.json", {**size, "protocol": protocol, **values, "intervals": intervals})
     brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in values.items()}
@@ -70,14 +93,19 @@ def evaluate() -> None:
     write_json(SCORES, {**size, **finite, **brief})
     tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / f"spool-{manifest['run_id']}")
     tracker.metrics({f"eval/{name}/{k}": v for name, s in brief.items() for k, v in s.items()}, manifest["images"])
+    for kind, cost in costs.items():  # supplement, table 5; no scores: a machine's clock is in them
+        facts = {"m_parameters": cost.parameters / 1e6, "g_flops": cost.flops / 1e9, "ms": cost.latency_ms,
+                 "of_dp": cost.relative, "mb": cost.peak_memory / 1e6}  # fmt: skip
+        tracker.metrics({f"cost/{kind}/{name}": value for name, value in facts.items()}, manifest["images"])
     tracker.tags({"mlflow.note.content": markdown(brief)})
     for name in ("report.html", "contact_sheet.png", "scores.json", "estimates.safetensors"):
         tracker.artifact(EVALUATION / name, "evaluation")
     print_scores(brief)
 
 
-def make_evaluator() -> tuple[Evaluator, dict[str, Any]]:
-    from dpgan.data.prepare import data_hash
+def make_evaluator(card: Card | None = None, build: Path = BUILD) -> tuple[Evaluator, dict[str, Any]]:
+    """The evaluator of a dataset whose stages have run in `build`, and its protocol; default: that of params.yaml."""
+    from dpgan.data.prepare import data_hash, open_prepared
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import chosen
     from dpgan.evaluation.judges import load_judge
@@ -85,16 +113,18 @@ def make_evaluator() -> tuple[Evaluator, dict[str, Any]]:
     from dpgan.evaluation.reference import References
     from dpgan.hardware import choose_device, use_all_cores
 
-    params, card = setup()
+    params, own = setup()
+    card = card or own
+    prepared, judge = build / PREPARED.name, build / JUDGE.name
     use_all_cores()
     device = choose_device(params.run.device)
     extractor = chosen(params.evaluate.inception_weights, device)
-    train, val = splits()
-    network = load_judge(need(JUDGE, "judge"), card).to(device)
-    references = References(REFERENCES, data_hash(PREPARED))
+    train, val = (open_prepared(prepared, split) for split in ("train", "val"))
+    network = load_judge(need(judge, "judge"), card).to(device)
+    references = References(REFERENCES, data_hash(prepared))
     lpips = Lpips(params.evaluate.lpips).to(device) if params.evaluate.lpips else None
     evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references, lpips)
-    return evaluator, protocol(extractor, network.name, file_sha256(JUDGE), references.data_hash, params.evaluate)
+    return evaluator, protocol(extractor, network.name, file_sha256(judge), references.data_hash, params.evaluate)
 
 
 def plain(scores: Scores) -> dict[str, float]:
