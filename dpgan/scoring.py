@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dpgan.data.prepare import Split
     from dpgan.evaluation.evaluate import Evaluator, Scores
     from dpgan.evaluation.intervals import Comparison
+    from dpgan.evaluation.page import Table
     from dpgan.registry.lookup import Found
 
 SETS = ["floor", "against", "model", "ceiling"]  # in the order of the page
@@ -77,7 +79,8 @@ def score(
     with new_folder(out) as folder:
         evaluator.contact_sheet(subject.paint, folder / "contact_sheet.png")
         ordered = {name: sets[name] for name in sorted(sets, key=SETS.index)}
-        write_evaluation_page(folder / "report.html", evaluator, subject, ordered)
+        tables = [_comparison(compared, str(against))] if compared else []
+        write_evaluation_page(folder / "report.html", evaluator, replace(subject, tables=tables), ordered)
         save_estimates(sets["model"], folder / "estimates.safetensors")
         write_json(
             folder / "scores.json",
@@ -108,6 +111,18 @@ def _of_images(
     scores = evaluator.images(pixels, Progress("evaluate"), name)
     facts = {"images": name, **protocol_facts(protocol, evaluator.device)}
     return Subject("model", f"the images in {name}.", lambda chosen, _: pixels[chosen], 1, facts), scores
+
+
+def _comparison(compared: Mapping[str, Comparison], rival: str) -> Table:
+    from dpgan.evaluation.page import Table, number
+
+    rows = [
+        [key, number(c.difference), f"[{number(c.low)}, {number(c.high)}]", c.verdict]
+        for key, c in compared.items()
+        if "/" not in key
+    ]
+    note = "Paired: on the same label maps. A verdict is given where the 95% interval leaves out 0."
+    return Table(f"Against {rival}", ["", "difference", "95% interval", "the model is"], rows, note)
 
 
 def _card(dataset: str | None) -> Card:

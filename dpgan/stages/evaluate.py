@@ -80,7 +80,7 @@ def evaluate() -> None:
         noises=noises(generators["best"]),
         identity={**trained_facts(manifest), **protocol_facts(protocol, evaluator.device)},
         curves=[Curve(name, points, manifest["best"]["images"]) for name, points in found.items()],
-        costs=costs_table(costs, card, evaluator.device),
+        tables=[costs_table(costs, card, evaluator.device)],
     )
     with new_folder(EVALUATION) as folder:
         evaluator.contact_sheet(paint, folder / "contact_sheet.png")

@@ -35,7 +35,7 @@ class Subject:
     noises: int  # of which it shows what each paints
     identity: Mapping[str, str]
     curves: Sequence[Curve] = ()
-    costs: Table | None = None
+    tables: Sequence[Table] = ()
 
 
 def noises(generator: Generator) -> int:
@@ -44,7 +44,7 @@ def noises(generator: Generator) -> int:
 
 
 def write_evaluation_page(path: Path, evaluator: Evaluator, subject: Subject, sets: Mapping[str, Scores]) -> None:
-    """Scores with intervals, classes, curves, samples, the best and worst images, costs, and what was evaluated.
+    """Scores with intervals, classes, curves, samples, the best and worst images, tables, and what was evaluated.
 
     `sets`: scores by name, in the order of the page; "floor", "ceiling" and the subject's own are among them.
     """
@@ -73,7 +73,7 @@ def write_evaluation_page(path: Path, evaluator: Evaluator, subject: Subject, se
             curves=subject.curves,
             samples=_samples(evaluator, subject),
             extremes=_extremes(evaluator, subject),
-            tables=[*_further(sets, list(shown), subject.name), *([subject.costs] if subject.costs else [])],
+            tables=[*_further(sets, list(shown), subject.name), *subject.tables],
         ),
         path,
     )  # fmt: skip

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from published_layouts import WRITERS, Counts
 
+from dpgan.data.prepare import open_prepared
 from dpgan.evaluation.intervals import load_estimates
 
 from .conftest import Project
@@ -124,6 +126,46 @@ def test_the_rest_scores_and_decides(project: Project) -> None:
         assert words in page
     assert "| DP / DP | 44.1 | 73.6 | 66.9 | " in project.run("dpgan", "tables")
     assert "dvc exp run --temp -n toyscapes-table-1-spade" in project.run("dpgan", "tables", "--commands")
+
+
+def test_a_version_and_images_of_anybody_are_scored_outside_the_pipeline(project: Project, tmp_path: Path) -> None:
+    output = project.run("dpgan", "evaluate", "models:/dpgan-toyscapes/1", "--against", "build/train")
+    assert "cannot tell: +0.0 [+0.0, +0.0]" in output
+    folder = project.root / "build/scored/toyscapes-models-dpgan-toyscapes-1"
+    scored = json.loads((folder / "scores.json").read_text())
+    stage = json.loads((project.root / "build/evaluation/scores.json").read_text())
+    assert scored["model"] == pytest.approx(stage["best"], rel=1e-4)
+    assert scored["protocol"] == stage["protocol"]
+    assert "models:/dpgan-toyscapes/1" in (folder / "report.html").read_text()
+
+    val = open_prepared(project.root / "build/prepared", "val")
+    for name, photo in zip(val.ids, val.images, strict=True):
+        Image.fromarray(photo).save(tmp_path / f"{Path(name).name}_fake.png")
+    project.run("dpgan", "evaluate", "--images", str(tmp_path), "--out", "build/photos")
+    scored = json.loads((project.root / "build/photos/scores.json").read_text())
+    assert scored["model"]["fid_lite0"] == pytest.approx(0, abs=1e-3)
+    assert scored["model"]["miou_trained_of_real"] == pytest.approx(100)
+    assert "and not both" in project.run("dpgan", "evaluate", "build/train", "--images", str(tmp_path), code=2)
+
+
+def test_on_another_dataset_than_that_of_params_yaml(project: Project, tmp_path: Path) -> None:
+    """Its stages run as an experiment, and leave the project as it was."""
+    card = project.root / "data/cityscapes/dataset.yaml"
+    before, build = card.read_text(), (project.root / "build/prepared/meta.json").read_text()
+    raw = WRITERS["cityscapes"](tmp_path, Counts(train=32, val=8))
+    project.edit("data/cityscapes/dataset.yaml", "size: [256, 512]", "size: [32, 64]")
+    try:
+        output = project.run("dpgan", "evaluate", "build/train", "--dataset", "cityscapes", "--raw", str(raw))
+    finally:
+        card.write_text(before)
+    assert "40 pairs, 0 left out" in output
+    scored = json.loads((project.root / "build/scored/cityscapes-build-train/scores.json").read_text())
+    assert scored["ceiling"]["fid_lite0"] < scored["floor"]["fid_lite0"]
+    assert (project.root / "build/prepared/meta.json").read_text() == build
+    assert "evaluate-cityscapes" not in project.run("dvc", "exp", "list")
+    assert "README.md says what to get" in project.run(
+        "dpgan", "evaluate", "build/train", "--dataset", "camvid", code=2
+    )
 
 
 def test_a_second_run_is_cached(project: Project) -> None:
