@@ -94,8 +94,10 @@ class Evaluator:
         """Where the networks compute."""
         return self.judge.device
 
-    def generator(self, generator: Generator, report: Report, whose: str = "the generator") -> Scores:
-        """Scores of a generator's images; `whose` names it in errors."""
+    def generator(
+        self, generator: Generator, report: Report, whose: str = "the generator", further: bool = True
+    ) -> Scores:
+        """Scores of a generator's images; `whose` names it in errors. `further`: by resolution and of objects too."""
         source = Generated(generator)
         observer = Observer(source, self.seeds, self.extractor, self.judge, self.card, self.lpips)
         measured = self._measured(observer, self._jobs(None), whose, report)
@@ -105,6 +107,8 @@ class Evaluator:
             scores[f"diversity_{self.extractor.name}"] = self._mean(diversity(measured.features))
         if len(measured.apart):
             scores["diversity_lpips"] = self._mean(100 * measured.apart)
+        if not further:
+            return scores
         for factor in self.settings.resolutions:
             real = self._reference(self.val, self.everything, "val", factor)
             observer = Observer(source, self.seeds, self.extractor, None, self.card)

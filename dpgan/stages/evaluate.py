@@ -54,12 +54,13 @@ def evaluate() -> None:
     evaluator, protocol = make_evaluator()
     sets: dict[str, Scores] = {}
     generators = {name: _generator(card, manifest, name, evaluator.device) for name in ("last", "best")}
-    for name, generator in generators.items():
-        if name == "best" and manifest["best"]["images"] == manifest["images"]:
-            sets[name] = sets["last"]  # the same weights
-        else:
-            weights = str(TRAINED / f"{name}.safetensors")
-            sets[name] = evaluator.generator(generator, Progress(f"eval {name}"), weights)
+    same = manifest["best"]["images"] == manifest["images"]  # the last one is the best one
+    for name in ("best",) if same else ("last", "best"):
+        weights = str(TRAINED / f"{name}.safetensors")
+        report = Progress(f"eval {name}")
+        sets[name] = evaluator.generator(generators[name], report, weights, further=name == "best")
+    if same:
+        sets["last"] = sets["best"]
     print("evaluate  floor and ceiling", flush=True)
     sets |= {"floor": evaluator.floor(), "ceiling": evaluator.ceiling()}
 

@@ -163,9 +163,8 @@ def test_on_another_dataset_than_that_of_params_yaml(project: Project, tmp_path:
     assert scored["ceiling"]["fid_lite0"] < scored["floor"]["fid_lite0"]
     assert (project.root / "build/prepared/meta.json").read_text() == build
     assert "evaluate-cityscapes" not in project.run("dvc", "exp", "list")
-    assert "README.md says what to get" in project.run(
-        "dpgan", "evaluate", "build/train", "--dataset", "camvid", code=2
-    )
+    error = project.run("dpgan", "evaluate", "--images", str(tmp_path), "--dataset", "camvid", code=2)
+    assert "data/camvid/README.md says what to get" in error
 
 
 def test_a_second_run_is_cached(project: Project) -> None:
