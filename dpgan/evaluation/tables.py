@@ -144,9 +144,12 @@ def render(runs: Sequence[Run], dataset: str) -> str:
             next((name for run in found if run and (name := score_named(pattern, run.scores))), None)
             for _, pattern in table.columns
         ]
+        ours = [
+            title if name is None or name.startswith("cost_") else name
+            for name, (title, _) in zip(scored, table.columns, strict=True)
+        ]
         head = [
-            "", *(f"{title}, paper" for title, _ in table.columns),
-            *(f"{name or title}, ours" for name, (title, _) in zip(scored, table.columns, strict=True)), "minutes",
+            "", *(f"{title}, paper" for title, _ in table.columns), *(f"{title}, ours" for title in ours), "minutes"
         ]  # fmt: skip
         lines = [f"**Table {table.key}. {table.title}** (paper: {table.of}; ours: {dataset})", ""]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

@@ -29,18 +29,12 @@ def summary() -> None:
 
 
 def print_scores(sets: Mapping[str, Any]) -> None:
-    rows = {
-        "floor": "floor (class colours)",
-        "last": "last",
-        "best": "best on hold-out",
-        "ceiling": "ceiling (real photos)",
-    }
-    keys = [key for key in sets["best"] if not key.endswith("_of_real")]
-    width = max(14, 2 + max(map(len, keys)))
-    print(f"  {'':<23}" + "".join(f"{key:>{width}}" for key in keys))
-    for name, title in rows.items():
-        cells = (f"{sets[name][key]:.1f}" if key in sets[name] else "" for key in keys)
-        print(f"  {title:<23}" + "".join(f"{cell:>{width}}" for cell in cells))
+    """A line a score. Floor: each class in its mean colour; best: by the hold-out; ceiling: real photos."""
+    names = ["floor", "last", "best", "ceiling"]
+    print(f"  {'':<28}" + "".join(f"{name:>9}" for name in names))
+    for key in (key for key in sets["best"] if not key.endswith("_of_real")):
+        cells = (f"{sets[name][key]:.1f}" if key in sets[name] else "" for name in names)
+        print(f"  {key:<28}" + "".join(f"{cell:>9}" for cell in cells))
 
 
 def markdown(sets: Mapping[str, Mapping[str, float]]) -> str:
