@@ -16,7 +16,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"registry"},
-    {"stages", "imports", "datasets", "experiments", "cli"},
+    {"stages", "imports", "champions", "datasets", "experiments", "cli"},
     {"flows"},
 ]
 OWNERS = {

@@ -63,7 +63,8 @@ def evaluate() -> None:
         evaluator.contact_sheet(generators["best"], folder / "contact_sheet.png")
         curves = history(Path.cwd(), manifest["run_id"], CURVES) if server_is_up(tracking_uri(Path.cwd())) else {}
         write_evaluation_page(folder / "report.html", evaluator, generators["best"], sets, curves, manifest, protocol)
-        save_estimates(sets["best"], folder / "estimates.safetensors")  # what a paired comparison reads
+        save_estimates(sets["best"], folder / "estimates.safetensors")  # what paired comparisons read
+        save_estimates(sets["floor"], folder / "floor.safetensors")
         write_json(folder / "scores.json", {**size, "protocol": protocol, **values, "intervals": intervals})
     brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in values.items()}
     finite = {f"finite_{name}": all_finite(generator) for name, generator in generators.items()}
