@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpgan import datasets, experiments, scoring, stages
+from dpgan import champions, datasets, experiments, scoring, stages
 from dpgan.environment import quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.imports import import_checkpoint
@@ -31,7 +31,8 @@ STAGES = {
     )
 }
 DATA_COMMANDS = ["add", "check", "diff", "accept"]
-COMMANDS = [*STAGES, "data", "tables", "ui", "import-checkpoint"]
+REGISTRY_COMMANDS = ["list", "promote", "rollback", "compare"]
+COMMANDS = [*STAGES, "data", "registry", "tables", "ui", "import-checkpoint"]
 PORT_HELP = "port of the MLflow UI on this machine"
 
 
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--preset", help="only runs of this preset")
     tables.add_argument("--commands", action="store_true", help="instead, the commands that run what is missing")
     _data_parser(commands.add_parser("data", help="Datasets: add your own, check any."))
+    _registry_parser(commands.add_parser("registry", help="Registered versions: list, compare, promote, roll back."))
     return parser
 
 
@@ -118,6 +120,30 @@ def _run_data(given: argparse.Namespace) -> int:
     return datasets.check(given.which, given.report)
 
 
+def _registry_parser(registry: argparse.ArgumentParser) -> None:
+    commands = registry.add_subparsers(dest="registry_command", metavar="COMMAND", required=True)
+    commands.add_parser("list", help=(champions.list_versions.__doc__ or "").split("\n")[0])
+    promote = commands.add_parser("promote", help=(champions.promote.__doc__ or "").split("\n")[0])
+    promote.add_argument("version", help="a number or an alias, such as challenger")
+    promote.add_argument("--reason", required=True, metavar="TEXT", help="why; it is kept on the version")
+    commands.add_parser("rollback", help=(champions.rollback.__doc__ or "").split("\n")[0])
+    compare = commands.add_parser("compare", help=(champions.compare.__doc__ or "").split("\n")[0])
+    compare.add_argument("ours", metavar="A", help="a number or an alias")
+    compare.add_argument("theirs", metavar="B", help="another one")
+    compare.add_argument("--score", action="store_true", help="score them where they have no scores in common")
+
+
+def _run_registry(given: argparse.Namespace) -> None:
+    if given.registry_command == "list":
+        champions.list_versions()
+    elif given.registry_command == "promote":
+        champions.promote(given.version, given.reason)
+    elif given.registry_command == "rollback":
+        champions.rollback()
+    else:
+        champions.compare(given.ours, given.theirs, given.score)
+
+
 def _known(word: Sequence[str], commands: Sequence[str], kind: str, where: str) -> None:
     """UserError with the nearest command where the first word is none."""
     if word and not word[0].startswith("-") and word[0] not in commands:
@@ -133,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _known(arguments, COMMANDS, "stage", "dpgan")
         if arguments[:1] == ["data"]:
             _known(arguments[1:], DATA_COMMANDS, "command", "dpgan data")
+        if arguments[:1] == ["registry"]:
+            _known(arguments[1:], REGISTRY_COMMANDS, "command", "dpgan registry")
         given = _parser().parse_args(arguments)
         if given.command == "ui":
             open_ui(given.port)
@@ -142,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             experiments.tables(given.preset, given.commands)
         elif given.command == "evaluate" and len(arguments) > 1:
             scoring.score(given.model, given.images, given.dataset, given.raw, given.against, given.out)
+        elif given.command == "registry":
+            _run_registry(given)
         elif given.command == "data":
             return _run_data(given)
         else:

@@ -200,6 +200,20 @@ class EvaluateSettings(Model):
         return self
 
 
+class GateSettings(Model):
+    """What a candidate must do to become champion, beside what `registry.gate` always asks."""
+
+    class_tolerance: float = Field(
+        default=10, ge=0,
+        description="points of IoU (percent) by which a class may fall behind the champion's, beyond doubt; of four "
+        "short trainings on toyscapes the rarest classes fell behind each other's by up to 7.6",
+    )  # fmt: skip
+    approval: bool = Field(
+        default=False,
+        description="whom the gate lets pass stays `challenger` until `dpgan registry promote` crowns it",
+    )
+
+
 class Params(Model):
     """params.yaml. Keys that are not here are refused, with the nearest known one."""
 
@@ -210,6 +224,7 @@ class Params(Model):
     train: dict[str, Any] = Field(default_factory=dict)
     run: RunSettings = RunSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    gate: GateSettings = GateSettings()
 
 
 def load_params(path: Path = PARAMS) -> Params:

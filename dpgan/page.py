@@ -21,10 +21,11 @@ class Picture:
 
 
 def render(template: str, **content: Any) -> str:
-    """The page of a template; everything in `content` is escaped, and what the template lacks is an error."""
+    """The page of a template; in HTML everything in `content` is escaped. What the template lacks is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=lambda name: name is None or name.endswith(".html.jinja"), trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template(template).render(**content)
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dpgan.registry.lookup import Found
 
 SETS = ["floor", "against", "model", "ceiling"]  # in the order of the page
-LOWER_IS_BETTER = ("fid_", "kid_")
 
 
 def score(
@@ -40,7 +39,7 @@ def score(
     """Score a model, or a folder of images that anybody made, on a dataset's validation split."""
     from dpgan.data.prepare import open_prepared
     from dpgan.evaluation.folder import read_images
-    from dpgan.evaluation.intervals import compare, save_estimates
+    from dpgan.evaluation.intervals import LOWER_IS_BETTER, compare, save_estimates
     from dpgan.evaluation.readings import of_real
     from dpgan.registry.lookup import find_generator
 

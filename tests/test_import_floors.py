@@ -16,7 +16,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"registry"},
-    {"stages", "imports", "datasets", "experiments", "scoring", "cli"},
+    {"stages", "imports", "champions", "datasets", "experiments", "scoring", "cli"},
     {"flows"},
 ]
 OWNERS = {

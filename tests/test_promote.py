@@ -2,89 +2,77 @@
 
 import json
 import multiprocessing
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from mlflow import MlflowClient
+from registry_project import BETTER, GOOD, MODEL, OTHER, Project, content, evaluation, interrupting, never
 
-from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
-from dpgan.models.generators import DPGenerator
+from dpgan.registry import packaging, records, versions
 from dpgan.registry import promote as module
 from dpgan.registry.gate import Evaluation
-from dpgan.registry.packaging import Package
-from dpgan.registry.promote import CHAMPION, PREVIOUS, Promotion, alias, champion_version, promote, rollback
-from dpgan.registry.tracking import open_run, tracking_uri
-
-MODEL = "dpgan-x"
-FLOOR = Evaluation(fid=200.0, miou=10.0, scores={"kid_lite0": 5.0}, finite=True, protocol="p")
-CEILING = replace(FLOOR, fid=0.0, miou=60.0)
-GOOD, BETTER = replace(FLOOR, fid=100.0, miou=20.0), replace(FLOOR, fid=90.0, miou=21.0)
-
-
-def content(seed: int) -> Package:
-    torch.manual_seed(seed)
-    generator = DPGenerator(num_classes=2, noise_channels=1, width=1)
-    config = {"generator": {"num_classes": 2, "noise_channels": 1, "width": 1}, "dataset": "x", "size": [32, 32]}
-    return Package(generator.state_dict(), {**config, "id_table": [0, 1] + [-1] * 254})
-
-
-def never(package: Package) -> Evaluation:
-    raise AssertionError("the champion was scored again though its scores are known")
-
-
-class Project:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.run = open_run(root, "x", "run", {}, {})
-        self.client = MlflowClient(tracking_uri(root))
-
-    def promote(self, seed: int, candidate: Evaluation, rescore: Callable[[Package], Evaluation] = never) -> Promotion:
-        floor = replace(FLOOR, protocol=candidate.protocol)
-        return promote(self.root, "x", self.run, content(seed), candidate, floor, CEILING, rescore)
-
-    def aliases(self) -> tuple[int | None, int | None]:
-        return alias(self.client, MODEL, CHAMPION), alias(self.client, MODEL, PREVIOUS)
-
-    def versions(self) -> int:
-        return len(self.client.search_model_versions(f"name = '{MODEL}'"))
+from dpgan.registry.packaging import Package, register
+from dpgan.registry.promote import champion_version, promote, promote_by_hand, rollback
+from dpgan.registry.records import evaluation_of, recorded
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    quiet_environment()
     return Project(tmp_path)
 
 
-def test_promoted_refused_promoted_and_rolled_back(project: Project) -> None:
+def test_promoted_refused_held_back_approved_and_rolled_back(project: Project) -> None:
     first = project.promote(1, GOOD)
-    assert (first.version, first.champion, first.verdict.promoted, first.standing) == (1, 1, True, False)
-    assert project.aliases() == (1, None)
-
+    assert (first.version, first.champion, first.outcome, first.standing) == (1, 1, "promoted", False)
+    assert project.versions.aliases() == {"champion": 1}
     again = project.promote(1, GOOD)
     assert (again.version, again.champion, again.standing) == (1, 1, True)
-    assert again.verdict == first.verdict
-    assert project.versions() == 1
+    assert again.reasons == first.reasons
+    assert project.count() == 1
 
-    refused = project.promote(2, replace(GOOD, fid=95.0))  # a better FID alone is not enough
-    assert (refused.version, refused.champion, refused.verdict.promoted) == (2, 1, False)
-    recorded = project.client.get_model_version(MODEL, "2")
-    assert recorded.tags["verdict"] == "refused"
-    assert json.loads(recorded.tags["reasons"]) == ["mIoU 20 is not above the champion's 20"]
-    assert "| floor (class colours) | 200 | 10 |" in recorded.description
-    assert "| ceiling (real photos) | 0 | 60 |" in recorded.description
-    assert project.aliases() == (1, None)
+    refused = project.promote(2, evaluation(fid=99.5))
+    assert (refused.version, refused.champion, refused.outcome) == (2, 1, "refused")
+    assert project.tags(2)["verdict"] == "refused"
+    assert json.loads(project.tags(2)["reasons"]) == list(refused.reasons)
+    assert "cannot be told from the champion's" in refused.reasons[0]
+    assert "**The gate's verdict: refused**" in project.versions.get(2).description
+    assert project.versions.aliases() == {"champion": 1, "challenger": 2}
 
-    assert project.promote(3, BETTER).champion == 3
-    assert project.client.get_model_version(MODEL, "3").tags["verdict"] == "promoted"
-    assert project.aliases() == (3, 1)
-    assert rollback(project.root, "x") == 1
-    assert project.aliases() == (1, 3)
+    held = project.promote(3, BETTER, approval=True)
+    assert (held.version, held.champion, held.outcome) == (3, 1, "awaits approval")
+    assert project.versions.aliases() == {"champion": 1, "challenger": 3}
+    assert promote_by_hand(project.root, "toyscapes", "challenger", "looked at 50 pictures") == 3
+    assert project.versions.aliases() == {"champion": 3, "previous": 1}
+    tags = project.tags(3)
+    assert tags["verdict"] == "awaits approval"
+    assert tags["approval.reason"] == "looked at 50 pictures"
+    assert tags["approval.by"]
+    promote_by_hand(project.root, "toyscapes", "3", "again")  # it stands already
+    assert project.tags(3) == tags
+    assert project.promote(3, BETTER, approval=True).standing
+
+    assert rollback(project.root, "toyscapes") == 1
+    assert project.versions.aliases() == {"champion": 1, "previous": 3}
+    back = project.promote(3, BETTER)  # it would beat version 1 again, and somebody did not want it
+    assert back.outcome == "refused"
+    assert "was rolled back" in back.reasons[0]
+    assert rollback(project.root, "toyscapes") == 3
+    assert project.versions.aliases() == {"champion": 3, "previous": 1}
+    assert "rolled_back" not in project.tags(3)
+
+
+def test_what_was_held_back_is_crowned_where_approval_is_no_longer_asked(project: Project) -> None:
+    assert project.promote(1, GOOD, approval=True).outcome == "awaits approval"
+    assert champion_version(project.root, "toyscapes") is None
+    done = project.promote(1, GOOD)
+    assert (done.version, done.outcome, done.champion) == (1, "promoted", 1)
+    assert project.versions.aliases() == {"champion": 1}
 
 
 def test_a_champion_of_another_protocol_is_scored_again_once(project: Project) -> None:
@@ -93,42 +81,171 @@ def test_a_champion_of_another_protocol_is_scored_again_once(project: Project) -
 
     def rescore(package: Package) -> Evaluation:
         seen.append(package.digest)
-        return replace(GOOD, fid=50.0, protocol="q")
+        return evaluation(fid=50, protocol=OTHER)
 
-    refused = project.promote(2, replace(BETTER, protocol="q"), rescore)
-    assert refused.verdict.reasons == ("FID 90 is not below the champion's 50",)
+    refused = project.promote(2, replace(BETTER, protocol=OTHER), rescore)
+    assert refused.reasons[0].startswith("fid_lite0 80 is worse than the champion's 50")
     assert seen == [content(1).digest]
-    project.promote(3, replace(BETTER, protocol="q"), never)  # its scores under q are kept
-    assert project.promote(4, BETTER, never).verdict.promoted  # and so are those under p
+    project.promote(3, replace(BETTER, protocol=OTHER), never)  # its scores under it are kept
+    assert project.promote(4, BETTER, never).outcome == "promoted"  # and so are the first ones
+    kept = evaluation_of(project.versions, 1, replace(GOOD, protocol=OTHER).key)
+    assert kept is not None
+    assert kept.scores["fid_lite0"].value == 50
+    assert (kept.scores["fid_lite0"].replicates == evaluation(fid=50).scores["fid_lite0"].replicates).all()
 
 
-def test_a_crash_before_the_alias_is_mended_by_running_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_that_are_gone_or_altered_are_not_used(project: Project) -> None:
+    project.promote(1, GOOD)
+    (brief,) = recorded(project.versions.get(1)).values()
+    file = next(project.root.rglob(Path(brief.artifact).name))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-8] + bytes(8))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"version 1: scores/.* is gone or altered; delete .*tag scores\."):
+            project.promote(2, BETTER)
+        file.unlink(missing_ok=True)
+    file.write_bytes(whole)
+    assert project.promote(2, BETTER).outcome == "promoted"
+
+
+@contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[None]:
+    """What is done inside dies before its writing call to the registry number `at`."""
+    client = interrupting(at)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_crown", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        for part in (module, packaging, versions):
+            patch.setattr(part, "MlflowClient", client)
+        yield
+
+
+def test_killed_while_registering_it_is_registered_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in (1, 2, 3):  # the model, the logged model, the version
+        with killed(monkeypatch, at), pytest.raises(KeyboardInterrupt):
             project.promote(1, GOOD)
-    assert project.aliases() == (None, None)
+        assert project.versions.aliases() == {}
+        assert project.count() == 0
     assert project.promote(1, GOOD).champion == 1
-    assert project.versions() == 1
-    experiment = project.client.get_experiment_by_name(MODEL)
-    assert len(project.client.search_logged_models([experiment.experiment_id])) == 1
+    assert project.count() == 1
+
+
+def _points(
+    project: Project, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[], None], act: Callable[[], object]
+) -> Iterator[dict[str, int]]:
+    """The aliases at every point where `act` can be killed; then it is run again."""
+    for at in range(1, 40):
+        prepare()
+        with killed(monkeypatch, at):
+            try:
+                act()
+            except KeyboardInterrupt:
+                died = True
+            else:
+                died = False
+        if not died:
+            assert at > 4, "there must be something to interrupt"
+            return
+        aliases = project.versions.aliases()
+        act()
+        yield aliases
+    raise AssertionError("it never came to its end")
+
+
+def _reset(project: Project, aliases: dict[str, int]) -> None:
+    """Version 2 as if it had just been registered."""
+    for name in project.versions.aliases():
+        project.client.delete_registered_model_alias(MODEL, name)
+    for name, number in aliases.items():
+        project.client.set_registered_model_alias(MODEL, name, str(number))
+    for key in project.tags(2).keys() - {"digest", "receipt_sha256"}:
+        project.client.delete_model_version_tag(MODEL, "2", key)
+    project.client.update_model_version(MODEL, "2", "")
+
+
+def test_killed_between_any_two_calls_no_version_is_half_a_champion(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.promote(1, GOOD)
+    register(project.versions.uri, MODEL, project.run, content(2))
+
+    def prepare() -> None:
+        _reset(project, {"champion": 1, "challenger": 2})
+
+    seen = []
+    for aliases in _points(project, monkeypatch, prepare, lambda: project.promote(2, BETTER)):
+        assert project.versions.aliases() == {"champion": 2, "previous": 1}, "run again, it is whole"
+        seen.append(aliases["champion"])
+    assert seen == sorted(seen)
+    assert set(seen) == {1, 2}, "killed before the crowning, and after it"
+
+
+def test_a_champion_has_verdict_scores_and_card_at_every_moment(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.promote(1, GOOD)
+    register(project.versions.uri, MODEL, project.run, content(2))
+    for at in range(1, 40):
+        _reset(project, {"champion": 1})
+        try:
+            with killed(monkeypatch, at):
+                project.promote(2, BETTER)
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        champion = project.versions.get(project.versions.aliases()["champion"])
+        assert champion.tags["verdict"] == "promoted"
+        assert champion.tags["reasons"]
+        assert "## Scores" in champion.description
+        assert evaluation_of(project.versions, int(champion.version), GOOD.key) is not None
+        with project.versions.one_at_a_time():  # any command ends what was begun
+            pass
+        aliases = project.versions.aliases()
+        assert aliases in ({"champion": 1}, {"champion": 2, "previous": 1})
+        assert (project.tags(2).get("verdict") == "promoted") == (aliases["champion"] == 2)
+
+
+@pytest.mark.parametrize("how", ["refused", "by hand", "rollback"])
+def test_killed_between_any_two_calls_and_run_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    project.promote(1, GOOD)
+    register(project.versions.uri, MODEL, project.run, content(2))
+    root = project.root
+    before, act, after = {
+        "refused": ({"champion": 1}, lambda: project.promote(2, GOOD), {"champion": 1, "challenger": 2}),
+        "by hand": ({"champion": 1, "challenger": 2}, lambda: promote_by_hand(root, "toyscapes", "2", "I say so"),
+                    {"champion": 2, "previous": 1}),
+        "rollback": ({"champion": 2, "previous": 1}, lambda: rollback(root, "toyscapes"),
+                     {"champion": 1, "previous": 2}),
+    }[how]  # fmt: skip
+    for aliases in _points(project, monkeypatch, lambda: _reset(project, before), act):
+        assert aliases["champion"] in (before["champion"], after["champion"])
+        assert project.versions.aliases() == after
+        if how == "by hand":
+            assert project.tags(2)["approval.reason"] == "I say so"
+        if how == "rollback":
+            assert "rolled_back" in project.tags(2)
 
 
 def test_a_champion_moved_from_another_machine_is_not_overwritten(project: Project) -> None:
     project.promote(1, GOOD)
-    project.promote(2, FLOOR)
+    project.promote(2, evaluation(fid=150))
 
     def someone_else(package: Package) -> Evaluation:  # acts between reading the champion and the alias
-        project.client.set_registered_model_alias(MODEL, CHAMPION, "2")
-        return replace(GOOD, protocol="q")
+        project.client.set_registered_model_alias(MODEL, "champion", "2")
+        return replace(GOOD, protocol=OTHER)
 
     with pytest.raises(UserError, match="another promotion moved the champion"):
-        project.promote(3, replace(BETTER, protocol="q"), someone_else)
-    assert project.aliases() == (2, None)
+        project.promote(3, replace(BETTER, protocol=OTHER), someone_else)
+    assert project.versions.aliases() == {"champion": 2, "challenger": 2}
+    assert "verdict" not in project.tags(3)
 
 
-def _in_a_process(root: Path, run: str, seed: int, candidate: Evaluation) -> None:
-    promote(root, "x", run, content(seed), candidate, FLOOR, CEILING, never)
+def _in_a_process(root: Path, run: str, seed: int, scores: Evaluation) -> None:
+    os.chdir(root)
+    project = Project.__new__(Project)
+    project.root, project.run = root, run
+    promote(root, project.candidate(seed, scores), module.GateSettings(), never)
 
 
 def test_of_two_promotions_at_once_the_better_one_stays(project: Project) -> None:
@@ -140,24 +257,32 @@ def test_of_two_promotions_at_once_the_better_one_stays(project: Project) -> Non
     for process in both:
         process.start()
     for process in both:
-        process.join(120)
+        process.join(240)
         assert process.exitcode == 0
-    champion = project.aliases()[0]
+    champion = champion_version(project.root, "toyscapes")
     assert champion is not None
-    assert "| this model | 90 | 21 |" in project.client.get_model_version(MODEL, str(champion)).description
-    assert project.versions() == 2
+    (brief,) = recorded(project.versions.get(champion)).values()
+    assert brief.main["fid_lite0"] == 80
+    assert project.count() == 2
 
 
-def test_without_a_previous_champion_there_is_no_way_back(project: Project) -> None:
+def test_there_is_no_way_back_without_a_previous_champion(project: Project) -> None:
     project.promote(1, GOOD)
     with pytest.raises(UserError, match="no previous champion"):
-        rollback(project.root, "x")
+        rollback(project.root, "toyscapes")
+    for reason in (" ", "x" * 1001):
+        with pytest.raises(UserError, match="say in 1 to 1000 characters why"):
+            promote_by_hand(project.root, "toyscapes", "1", reason)
+    with pytest.raises(UserError, match=r"unknown version '7'.*known: 1, champion"):
+        promote_by_hand(project.root, "toyscapes", "7", "I say so")
+    assert records.decision(project.versions.get(1)) == "promoted"
 
 
-def test_a_run_that_the_store_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_a_run_that_the_store_does_not_know_is_refused(project: Project) -> None:
     """As after `rm -r mlruns`: DVC still has the weights, the registry has nothing."""
-    assert champion_version(tmp_path, "x") is None
-    open_run(tmp_path, "x", "another", {}, {})
+    assert champion_version(project.root / "elsewhere", "toyscapes") is None
+    assert not (project.root / "elsewhere").exists()
+    project.run = "0" * 32
     with pytest.raises(UserError, match="dvc repro -f train"):
-        promote(tmp_path, "x", "0" * 32, content(0), GOOD, FLOOR, CEILING, never)
-    assert champion_version(tmp_path, "x") is None
+        project.promote(1, GOOD)
+    assert project.count() == 0

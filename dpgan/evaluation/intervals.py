@@ -33,6 +33,7 @@ from safetensors.numpy import save_file
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0  # of the resamples: scores compare only where it is equal, so it is no setting
+LOWER_IS_BETTER = ("fid", "kid")  # beginnings of scores' names; of all others higher is better
 
 
 @lru_cache(maxsize=2)

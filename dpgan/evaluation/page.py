@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dpgan.evaluation.intervals import LOWER_IS_BETTER
 from dpgan.page import Picture, data_url, hex_color, render
 
 PICTURE = (256, 256)  # pixels that a picture fits into
 PLOT = (300, 130)  # of a training curve, without its labels
-LOWER_IS_BETTER = ("fid", "kid")
 
 
 @dataclass(frozen=True)

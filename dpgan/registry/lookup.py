@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from dpgan.config import TrainSettings
 from dpgan.data import order
@@ -23,7 +22,8 @@ from dpgan.models.ema import recollect_statistics
 from dpgan.models.files import import_network
 from dpgan.models.generators import Generator, build_generator
 from dpgan.registry.packaging import load_files
-from dpgan.registry.tracking import need_server, tracking_uri
+from dpgan.registry.tracking import open_store
+from dpgan.registry.versions import Versions
 from dpgan.training.checkpoint import MANIFEST, load_state
 from dpgan.training.loop import STATISTICS_IMAGES
 
@@ -69,22 +69,12 @@ def find_generator(name: str, card: Card, root: Path, train: Callable[[], Split]
 
 def _registered(named: re.Match[str], card: Card, root: Path) -> Found:
     model, version, alias = named.groups()
-    uri = tracking_uri(root)
-    need_server(uri)
-    client = MlflowClient(uri)
-    versions = {int(found.version): found for found in client.search_model_versions(f"name = '{model}'")}
-    if not versions:
-        known = ", ".join(found.name for found in client.search_registered_models()) or "none"
+    uri = open_store(root)
+    versions = Versions(uri, model)
+    if not versions.all():
+        known = ", ".join(found.name for found in MlflowClient(uri).search_registered_models()) or "none"
         raise UserError(f"{model}: no such model in the registry of {uri}; it has: {known}. Or else: {FORMS}")
-    number = int(version) if version else None
-    if alias:
-        try:
-            number = int(client.get_model_version_by_alias(model, alias).version)
-        except MlflowException:
-            known = ", ".join(client.get_registered_model(model).aliases) or "none"
-            raise UserError(f"{model}: no version has the alias {alias!r}; its aliases: {known}") from None
-    if number not in versions:
-        raise UserError(f"{model}: no version {number}; it has: {', '.join(map(str, sorted(versions)))}")
+    number = versions.find(version or alias)
     content = load_files(uri, model, number)
     classes = [info.name for info in card.classes]
     if content.config["classes"] != classes:

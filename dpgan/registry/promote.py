@@ -1,23 +1,51 @@
-"""Registers a candidate and, where the gate lets it, makes it the champion."""
+"""Registers a candidate and, where the gate lets it, makes it the champion; takes it back; obeys a human."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
+import getpass
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
 
+from dpgan.config import GateSettings
 from dpgan.errors import UserError
+from dpgan.labels import Card
 from dpgan.registry.gate import Evaluation, Verdict, decide
+from dpgan.registry.model_card import model_card
 from dpgan.registry.packaging import Package, load_files, register
-from dpgan.registry.tracking import is_active, need_server, tracking_uri
+from dpgan.registry.records import (
+    APPROVAL,
+    AWAITS,
+    PROMOTED,
+    REASONS,
+    REFUSED,
+    ROLLED_BACK,
+    VERDICT,
+    evaluation_of,
+    now,
+    record,
+    verdict_of,
+)
+from dpgan.registry.tracking import is_active
+from dpgan.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Versions
 
-CHAMPION, PREVIOUS = "champion", "previous"
+_LONGEST_REASON = 1000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may become champion, and what its model card says."""
+
+    card: Card
+    run_id: str
+    content: Package
+    evaluation: Evaluation
+    floor: Evaluation
+    ceiling: Mapping[str, float]  # scores of the real photos, by full name
+    facts: Mapping[str, str]  # commit and hashes of the data, as on its run
 
 
 @dataclass(frozen=True)
@@ -26,138 +54,114 @@ class Promotion:
 
     model: str
     version: int
-    verdict: Verdict
+    outcome: str  # PROMOTED, REFUSED or AWAITS
+    reasons: tuple[str, ...]
     champion: int | None
     standing: bool = False
 
 
 def promote(
-    root: Path,
-    dataset: str,
-    run_id: str,
-    content: Package,
-    candidate: Evaluation,
-    floor: Evaluation,
-    ceiling: Evaluation,
-    rescore: Callable[[Package], Evaluation],
+    root: Path, candidate: Candidate, gate: GateSettings, rescore: Callable[[Package], Evaluation]
 ) -> Promotion:
     """Registers the candidate as a version of `dpgan-<dataset>` and decides whether it becomes champion.
 
-    A champion that has no scores under the candidate's protocol is scored again by `rescore`. Promoted or
-    refused, the version carries verdict, reasons and scores. Running it again after a crash at any point
-    ends in the same state. Raises UserError where the tracking server does not answer, or where someone on
-    another machine moved the champion meanwhile.
+    A champion that has no scores under the candidate's protocol is scored again by `rescore`. Whatever comes of it,
+    the version carries verdict, reasons, scores and a model card; with `gate.approval` it does not become champion
+    but waits as challenger. Running it again after a crash at any point ends in the same state. Raises UserError
+    where the tracking server does not answer, where the champion's scores cannot be had under the candidate's
+    protocol, or where someone on another machine moved the champion meanwhile.
     """
-    uri, model = tracking_uri(root), f"dpgan-{dataset}"
-    need_server(uri)
-    client = MlflowClient(uri)
-    if not is_active(client, run_id):
+    versions = Versions.of(root, candidate.card.name)
+    if not is_active(MlflowClient(versions.uri), candidate.run_id):
         raise UserError(
-            f"run {run_id} is not in the tracking store {uri}: set MLFLOW_TRACKING_URI to the store that it was "
-            "logged to, or train again: `dvc repro -f train`"
+            f"run {candidate.run_id} is not in the tracking store {versions.uri}: set MLFLOW_TRACKING_URI to the store "
+            "that it was logged to, or train again: `dvc repro -f train`"
         )
-    with _one_at_a_time(root):
-        version = register(uri, model, run_id, content)
-        champion = alias(client, model, CHAMPION)
-        if champion == version:
-            return Promotion(model, version, _recorded(client, model, version), champion, standing=True)
-        _record_scores(client, model, version, candidate)
-        rival = None
-        if champion is not None:
-            rival = _scores(client, model, champion, candidate.protocol)
-            if rival is None:
-                rival = rescore(load_files(uri, model, champion))
-                _record_scores(client, model, champion, rival)
-        verdict = decide(candidate, floor, rival)
-        _record_verdict(client, model, version, verdict, _description(candidate, floor, ceiling, verdict))
-        if verdict.promoted:
-            _crown(client, model, version, champion)
-        return Promotion(model, version, verdict, alias(client, model, CHAMPION))
+    with versions.one_at_a_time():
+        number = register(versions.uri, versions.model, candidate.run_id, candidate.content)
+        record(versions, number, candidate.evaluation)
+        before = versions.aliases()
+        champion = before.get(CHAMPION)
+        if champion == number:
+            word, verdict = verdict_of(versions.get(number)) or (PROMOTED, Verdict(True, ("crowned without the gate",)))
+            return Promotion(versions.model, number, word, verdict.reasons, champion, standing=True)
+        verdict = _verdict(versions, number, candidate, champion, gate, rescore)
+        outcome = (AWAITS if gate.approval else PROMOTED) if verdict.passed else REFUSED
+        text = model_card(versions.model, number, candidate.card, candidate.evaluation, candidate.floor,
+                          candidate.ceiling, candidate.facts, verdict)  # fmt: skip
+        versions.client.update_model_version(versions.model, str(number), text)
+        versions.tag(number, {REASONS: json.dumps(verdict.reasons)})
+        aliases = _crowned(number, before) if outcome == PROMOTED else {CHALLENGER: number}
+        versions.move("promote", before, aliases, {number: {VERDICT: outcome}})
+        return Promotion(versions.model, number, outcome, verdict.reasons, versions.aliases().get(CHAMPION))
+
+
+def promote_by_hand(root: Path, dataset: str, name: str, reason: str) -> int:
+    """Makes a version (its number or an alias) champion, whatever the gate said; returns its number.
+
+    Who did it, why and when is kept on the version. UserError where there is no such version, or no reason.
+    """
+    if not reason.strip() or len(reason) > _LONGEST_REASON:
+        raise UserError(f"--reason: say in 1 to {_LONGEST_REASON} characters why; it is kept on the version")
+    versions = Versions.of(root, dataset)
+    number = versions.find(name)
+    with versions.one_at_a_time():
+        before = versions.aliases()
+        if before.get(CHAMPION) != number:
+            tags: dict[str, str | None] = dict(zip(APPROVAL, (reason, getpass.getuser(), now()), strict=True))
+            versions.move("by hand", before, _crowned(number, before), {number: {**tags, ROLLED_BACK: None}})
+    return number
 
 
 def rollback(root: Path, dataset: str) -> int:
-    """Makes the previous champion the champion again, and the other way round; returns its version."""
-    uri, model = tracking_uri(root), f"dpgan-{dataset}"
-    need_server(uri)
-    client = MlflowClient(uri)
-    with _one_at_a_time(root):
-        previous = alias(client, model, PREVIOUS)
-        if previous is None:
-            raise UserError(f"{model} at {uri}: no previous champion to go back to")
-        _crown(client, model, previous, alias(client, model, CHAMPION))
+    """Makes the previous champion the champion again, and the other way round; returns its version.
+
+    The version that it takes the place of is marked: the gate does not let it come back by itself. Raises UserError
+    where there is no previous champion.
+    """
+    versions = Versions.of(root, dataset)
+    with versions.one_at_a_time() as resumed:
+        before = versions.aliases()
+        if resumed == "rollback":  # a second one would undo it
+            return before[CHAMPION]
+        previous, champion = before.get(PREVIOUS), before.get(CHAMPION)
+        if previous is None or champion is None:
+            raise UserError(f"{versions.model} at {versions.uri}: no previous champion to go back to")
+        marks: dict[int, dict[str, str | None]] = {champion: {ROLLED_BACK: now()}, previous: {ROLLED_BACK: None}}
+        versions.move("rollback", before, _crowned(previous, before), marks)
     return previous
 
 
 def champion_version(root: Path, dataset: str) -> int | None:
     """The version that is champion of a dataset now, or None. UserError where the server does not answer."""
-    uri = tracking_uri(root)
-    need_server(uri)
-    local = uri.removeprefix("sqlite:///")
-    if local != uri and not Path(local).exists():
-        return None
-    return alias(MlflowClient(uri), f"dpgan-{dataset}", CHAMPION)
+    return Versions.of(root, dataset).aliases().get(CHAMPION)
 
 
-def alias(client: MlflowClient, model: str, name: str) -> int | None:
-    """The version that an alias of a registered model stands for, or None."""
-    found = client.search_registered_models(f"name = '{model}'")
-    version = found[0].aliases.get(name) if found else None
-    return None if version is None else int(version)
+def _crowned(number: int, before: Mapping[str, int]) -> dict[str, int | None]:
+    """The aliases with a new champion. It comes last: the one that it replaces can be reached at every moment."""
+    aliases: dict[str, int | None] = {CHALLENGER: None} if before.get(CHALLENGER) == number else {}
+    if CHAMPION in before:
+        aliases[PREVIOUS] = before[CHAMPION]
+    return {**aliases, CHAMPION: number}
 
 
-@contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """A lock over the promotions of one machine; the kernel frees it when its holder dies."""
-    path = root / "mlruns" / "promote.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _crown(client: MlflowClient, model: str, version: int, champion: int | None) -> None:
-    """Moves the aliases: the old champion stays reachable at every moment."""
-    moved = UserError(f"{model}: another promotion moved the champion meanwhile; run `dpgan promote` again")
-    # MLflow has no compare-and-swap: look before, and verify after.
-    if alias(client, model, CHAMPION) != champion:
-        raise moved
+def _verdict(
+    versions: Versions,
+    number: int,
+    candidate: Candidate,
+    champion: int | None,
+    gate: GateSettings,
+    rescore: Callable[[Package], Evaluation],
+) -> Verdict:
+    """The gate's, with the champion scored under the candidate's protocol."""
+    rolled_back = versions.get(number).tags.get(ROLLED_BACK)
+    if rolled_back is not None:
+        again = f"`dpgan registry promote {number} --reason TEXT` makes it champion again"
+        return Verdict(False, (f"it was champion and was rolled back {rolled_back}; {again}",))
+    rival = None
     if champion is not None:
-        client.set_registered_model_alias(model, PREVIOUS, str(champion))
-    client.set_registered_model_alias(model, CHAMPION, str(version))
-    if alias(client, model, CHAMPION) != version:
-        raise moved
-
-
-def _scores_tag(protocol: str) -> str:
-    """A version keeps one evaluation a protocol."""
-    return f"evaluation.{hashlib.sha256(protocol.encode()).hexdigest()[:16]}"
-
-
-def _record_scores(client: MlflowClient, model: str, version: int, evaluation: Evaluation) -> None:
-    client.set_model_version_tag(model, str(version), _scores_tag(evaluation.protocol), json.dumps(asdict(evaluation)))
-
-
-def _scores(client: MlflowClient, model: str, version: int, protocol: str) -> Evaluation | None:
-    recorded = client.get_model_version(model, str(version)).tags.get(_scores_tag(protocol))
-    return None if recorded is None else Evaluation(**json.loads(recorded))
-
-
-def _record_verdict(client: MlflowClient, model: str, version: int, verdict: Verdict, description: str) -> None:
-    tags = {"verdict": "promoted" if verdict.promoted else "refused", "reasons": json.dumps(verdict.reasons)}
-    for key, value in tags.items():
-        client.set_model_version_tag(model, str(version), key, value)
-    client.update_model_version(model, str(version), description)
-
-
-def _recorded(client: MlflowClient, model: str, version: int) -> Verdict:
-    tags = client.get_model_version(model, str(version)).tags
-    return Verdict(tags["verdict"] == "promoted", tuple(json.loads(tags["reasons"])))
-
-
-def _description(candidate: Evaluation, floor: Evaluation, ceiling: Evaluation, verdict: Verdict) -> str:
-    """Markdown for the registry's page: the scores between floor and ceiling, and why."""
-    rows = {"floor (class colours)": floor, "this model": candidate, "ceiling (real photos)": ceiling}
-    table = ["| | FID | mIoU |", "|---|---|---|"]
-    table += [f"| {name} | {row.fid:.5g} | {row.miou:.5g} |" for name, row in rows.items()]
-    title = "Promoted" if verdict.promoted else "Refused"
-    return "\n".join([f"**{title}**: {'; '.join(verdict.reasons)}.", "", *table])
+        rival = evaluation_of(versions, champion, candidate.evaluation.key)
+        if rival is None:
+            rival = rescore(load_files(versions.uri, versions.model, champion))
+            record(versions, champion, rival)
+    return decide(candidate.evaluation, candidate.floor, rival, gate.class_tolerance)

@@ -87,7 +87,8 @@ def evaluate() -> None:
         evaluator.contact_sheet(paint, folder / "contact_sheet.png")
         ordered = {name: sets[name] for name in ("floor", "last", "best", "ceiling")}
         write_evaluation_page(folder / "report.html", evaluator, subject, ordered)
-        save_estimates(sets["best"], folder / "estimates.safetensors")  # what a paired comparison reads
+        save_estimates(sets["best"], folder / "estimates.safetensors")  # what paired comparisons read
+        save_estimates(sets["floor"], folder / "floor.safetensors")
         write_json(folder / "scores.json", {**size, "protocol": protocol, **values, "intervals": intervals})
     brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in values.items()}
     finite = {f"finite_{name}": all_finite(generator) for name, generator in generators.items()}

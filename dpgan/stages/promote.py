@@ -2,67 +2,84 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dpgan.config import need
+from dpgan.errors import UserError
 from dpgan.files import write_json
 from dpgan.progress import Progress
 from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, TRAINED, read_json, setup
-from dpgan.stages.evaluate import make_evaluator, plain, trained_settings
+from dpgan.stages.evaluate import make_evaluator, trained_settings
+
+if TYPE_CHECKING:
+    from dpgan.registry.gate import Evaluation
+    from dpgan.registry.packaging import Package
 
 
 def promote() -> None:
     """Register the candidate, and make it champion if it beats floor and champion."""
     from safetensors.torch import load_file
 
+    from dpgan.evaluation.intervals import load_estimates
     from dpgan.registry import packaging
     from dpgan.registry import promote as registry
     from dpgan.registry.gate import Evaluation
+    from dpgan.registry.records import PROMOTED
 
-    _, card = setup()
+    params, card = setup()
     manifest = read_json(TRAINED / "manifest.json", "train")
     scored = read_json(EVALUATION / "scores.json", "evaluate")
     brief = read_json(SCORES, "evaluate")
-    protocol = json.dumps(scored["protocol"], sort_keys=True)
 
-    def evaluation(scores: Mapping[str, float], finite: bool) -> Evaluation:
-        features, judge = scored["protocol"]["features"], scored["protocol"]["judge"]
-        return Evaluation(scores[f"fid_{features}"], scores[f"miou_{judge}"], scores, finite, protocol)
+    def evaluation(name: str, finite: bool) -> Evaluation:
+        return Evaluation(load_estimates(need(EVALUATION / name, "evaluate")), finite, scored["protocol"])
 
-    def rescore(package: packaging.Package) -> Evaluation:
-        from dpgan.evaluation.evaluate import all_finite
-        from dpgan.models.generators import build_generator
-
-        generator = build_generator(**package.config["generator"])
-        generator.load_state_dict(dict(package.weights))
+    def rescore(package: Package) -> Evaluation:
         print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
-        evaluator, _ = make_evaluator()
-        scores = evaluator.generator(generator.eval().to(evaluator.device), Progress("champion"), "the champion")
-        return evaluation(plain(scores), all_finite(generator))
+        found = score(package, "the champion")
+        if found.protocol != scored["protocol"]:
+            raise UserError(
+                f"{EVALUATION}: scored with another judge, data or settings than there are now; `dvc repro evaluate` "
+                "scores the candidate again"
+            )
+        return found
 
     arguments = trained_settings(manifest).generator_arguments(card.num_classes)
     config = packaging.generator_config(card, arguments, manifest["facts"]["data_hash"])
     content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
-    outcome = registry.promote(
-        Path.cwd(), card.name, manifest["run_id"], content,
-        candidate=evaluation(scored["best"], brief["finite_best"]),
-        floor=evaluation(scored["floor"], True),
-        ceiling=evaluation(scored["ceiling"], True),
-        rescore=rescore,
+    candidate = registry.Candidate(
+        card, manifest["run_id"], content,
+        evaluation=evaluation("estimates.safetensors", brief["finite_best"]),
+        floor=evaluation("floor.safetensors", True),
+        ceiling=scored["ceiling"],
+        facts=manifest["facts"],
     )  # fmt: skip
+    outcome = registry.promote(Path.cwd(), candidate, params.gate, rescore)
     write_json(
         PROMOTION,
         {
             "model": outcome.model,
             "version": outcome.version,
-            "promoted": outcome.verdict.promoted,
-            "reasons": list(outcome.verdict.reasons),
+            "verdict": outcome.outcome,
+            "promoted": outcome.outcome == PROMOTED,
+            "reasons": list(outcome.reasons),
             "champion": outcome.champion,
         },
     )
-    print(
-        f"promote   {outcome.model} version {outcome.version}: {'promoted' if outcome.verdict.promoted else 'refused'}"
-    )
-    for reason in outcome.verdict.reasons:
+    print(f"promote   {outcome.model} version {outcome.version}: {outcome.outcome}")
+    for reason in outcome.reasons:
         print(f"          {reason}")
+
+
+def score(package: Package, whose: str) -> Evaluation:
+    """The scores of a registered generator under the present judge, data and settings; `whose` names it in errors."""
+    from dpgan.evaluation.evaluate import all_finite
+    from dpgan.models.generators import build_generator
+    from dpgan.registry.gate import Evaluation
+
+    generator = build_generator(**package.config["generator"])
+    generator.load_state_dict(dict(package.weights))
+    evaluator, protocol = make_evaluator()
+    scores = evaluator.generator(generator.eval().to(evaluator.device), Progress(whose), whose)
+    return Evaluation(scores, all_finite(generator), protocol)

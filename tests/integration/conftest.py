@@ -20,6 +20,7 @@ train: {images: 40, batch: 4, generator_width: 2, pyramid_width: 4, discriminato
   holdout: 8, evaluate_images: 20, losses: {perceptual: 1.0}}
 run: {workers: 2, device: cpu, checkpoint_images: 4, log_images: 4}
 evaluate: {noise_seed: 0, batch: 8}
+gate: {approval: false}
 """
 
 
