@@ -75,6 +75,7 @@ class Card(Model):
     name: str = Field(description="the name of its folder in data/; models are registered as dpgan-<name>")
     title: str = Field(description="one line for reports")
     licence: str = Field(description="of the photos, and what it allows")
+    obtain: str | None = Field(default=None, description="what to download, and from where; told where it is missing")
     layout: Layout
     splits: dict[Role, str] = Field(description="the folder name that stands for {split}, by role")
     size: Size = Field(description="training resolution: height, width")
@@ -180,8 +181,8 @@ class Card(Model):
 
     @property
     def digest(self) -> str:
-        """sha256 of what the card says; part of every identity that depends on the classes."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """sha256 of what the card says of the data; part of every identity that depends on the classes."""
+        return hashlib.sha256(self.model_dump_json(exclude={"obtain"}).encode()).hexdigest()
 
 
 def card_path(name: str, root: Path = Path("data")) -> Path:

@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from dpgan.config import load_params
 from dpgan.stages import EVALUATION, PROMOTION, SCORES, VALIDATION
 
 STAGES = ("index", "validate", "prepare", "judge", "train", "evaluate", "promote")
@@ -41,9 +41,13 @@ def _locked(task: Any, run: Any, state: Any) -> bool:
 
 @task(task_run_name="{stage}", retries=3, retry_delay_seconds=30, retry_condition_fn=_locked)
 def run_stage(stage: str) -> None:
-    """Run one stage; its output becomes the task's log, line by line. Cancelling ends all its children."""
+    """Run one stage; its output becomes the task's log, line by line.
+
+    Cancelling lets the training write a last checkpoint, within `run.grace_s`, and ends all that the stage started.
+    """
     log = get_run_logger()
-    command = [sys.executable, "-m", "dvc", "repro", stage]
+    grace_s = load_params().run.grace_s
+    command = [sys.executable, "-m", "flows.child", str(grace_s), sys.executable, "-m", "dvc", "repro", stage]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -60,8 +64,8 @@ def run_stage(stage: str) -> None:
                 tail = [*tail[-4:], line.strip()]
         code = process.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        process.terminate()
+        process.wait()  # it ends by itself, whatever it has to kill for that
         raise
     if code:
         kind = PipelineLockedError if any(LOCKED in line for line in tail) else StageFailedError

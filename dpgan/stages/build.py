@@ -32,6 +32,21 @@ def setup() -> tuple[Params, Card]:
     return params, card
 
 
+def need_raw(params: Params, card: Card) -> None:
+    """UserError where the folder of the raw pairs is not there: what to download, from where, and where to put it."""
+    raw = Path(params.raw)
+    if card.toyscapes or raw.is_dir():  # the former is rendered
+        return
+    tracked = raw.with_name(f"{raw.name}.dvc")
+    if tracked.exists():
+        raise UserError(f"{params.raw}: not there yet; `dvc pull {tracked}` fetches it")
+    what = f"download {card.obtain}, unzip it there" if card.obtain else "put the pairs there"
+    raise UserError(
+        f"{params.raw}: no raw pairs of {card.name}; {what}, or name their folder in params.yaml: raw. "
+        f"{card_path(card.name).with_name('README.md')} says how the files are laid out"
+    )
+
+
 def read_json(path: Path, stage: str) -> dict[str, Any]:
     """The JSON that `stage` leaves at `path`."""
     content: dict[str, Any] = json.loads(need(path, stage).read_text())

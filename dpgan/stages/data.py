@@ -15,6 +15,7 @@ from dpgan.stages.build import (
     PREPARED,
     SCANNED,
     VALIDATION,
+    need_raw,
     read_accepted,
     read_json,
     setup,
@@ -36,6 +37,7 @@ def index() -> None:
     from dpgan.data.index import scan, write_index
 
     params, card = setup()
+    need_raw(params, card)
     frame = scan(card, Path(params.raw), Progress("index", "pairs"), memory=SCANNED)
     write_index(frame, INDEX)
     if card.select:
