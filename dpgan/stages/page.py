@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,12 +68,9 @@ def write_evaluation_page(
 
 
 def _identity(manifest: Mapping[str, Any], protocol: Mapping[str, Any], device: torch.device) -> dict[str, str]:
-    import torch
+    from dpgan.hardware import device_name
 
     settings, facts = TrainSettings.model_validate(manifest["settings"]), manifest["facts"]
-    hardware = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
     return {
         "MLflow run": manifest["run_id"],
         "commit": facts["git.commit"] + (" with changes" if facts["git.dirty"] == "true" else ""),
@@ -86,7 +82,7 @@ def _identity(manifest: Mapping[str, Any], protocol: Mapping[str, Any], device: 
         "kept": f"the checkpoint at {manifest['best']['images']} images, by KID on hold-out pairs",
         "features": f"{protocol['features']}, sha256 {protocol['features_sha256'][:16]}",
         "judge": f"{protocol['judge']}, sha256 {protocol['judge_sha256'][:16]}",
-        "evaluated on": f"{device.type}, {hardware}",
+        "evaluated on": f"{device.type}, {device_name(device)}",
     }
 
 

@@ -19,6 +19,7 @@ def promote() -> None:
     from dpgan.registry import packaging
     from dpgan.registry import promote as registry
     from dpgan.registry.gate import Evaluation
+    from dpgan.registry.provenance import training_facts
 
     _, card = setup()
     manifest = read_json(TRAINED / "manifest.json", "train")
@@ -43,7 +44,10 @@ def promote() -> None:
 
     arguments = trained_settings(manifest).generator_arguments(card.num_classes)
     config = packaging.generator_config(card, arguments, manifest["facts"]["data_hash"])
-    content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
+    content = packaging.Package(
+        load_file(TRAINED / "best.safetensors"), config, training_facts(manifest),
+        files=(EVALUATION / "contact_sheet.png", EVALUATION / "report.html"),
+    )  # fmt: skip
     outcome = registry.promote(
         Path.cwd(), card.name, manifest["run_id"], content,
         candidate=evaluation(scored["best"], brief["finite_best"]),
