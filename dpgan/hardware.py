@@ -1,8 +1,10 @@
-"""What the machine has: which device computes, and whether it multiplies bf16 natively."""
+"""What the machine has: which device computes, its name, and whether it multiplies bf16 natively."""
 
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
 import torch
 
@@ -19,6 +21,14 @@ def choose_device(setting: str) -> torch.device:
 def use_all_cores() -> None:
     """Let torch compute on every core of this machine, for the stages that run in one process."""
     torch.set_num_threads(os.cpu_count() or 1)
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU, or of the CPU where Linux knows it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    fields = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    return next((value.strip() for key, _, value in fields if key.strip() == "model name"), platform.machine())
 
 
 def native_bf16(device: torch.device) -> bool:

@@ -32,7 +32,7 @@ def _register(file: Path, network: Network) -> None:
     """As a version of the dataset of params.yaml, without an alias."""
     from dpgan.registry import packaging
     from dpgan.registry.imports import register_import
-    from dpgan.registry.provenance import provenance
+    from dpgan.registry.provenance import provenance, versions
 
     card = load_card(load_params().dataset)
     if network.role != "generator":
@@ -44,7 +44,7 @@ def _register(file: Path, network: Network) -> None:
         )
     digest = file_sha256(file)
     config = packaging.generator_config(card, network.arguments, data_hash=f"imported {digest}")
-    content = packaging.Package(network.module.state_dict(), config)
     facts = {"imported.file": file.name, "imported.sha256": digest, **provenance(Path.cwd())}
+    content = packaging.Package(network.module.state_dict(), config, {**facts, "versions": versions()})
     version = register_import(Path.cwd(), card.name, f"import-{digest[:8]}", content, facts)
     print(f"import    dpgan-{card.name} version {version}, without an alias: the gate has not seen it")

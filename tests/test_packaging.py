@@ -1,20 +1,23 @@
 """The packaged generator: what it holds, what it paints, and that it needs nothing of this package."""
 
-import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from dpgan.environment import quiet_environment
+from dpgan.errors import UserError
+from dpgan.files import file_sha256
 from dpgan.labels import Card, ClassInfo, Layout
 from dpgan.models.generators import build_generator
 from dpgan.registry.packaging import Package, generator_config, load_files, register, using
@@ -40,12 +43,15 @@ DP = {"kind": "dp", "num_classes": 3, "noise_channels": 4, "width": 2}
 SPADE = {"kind": "spade", "num_classes": 3, "width": 2, "pyramid_width": 4}
 
 
-def tiny_package(arguments: dict[str, Any]) -> Package:
+FACTS = {"git.commit": "c0ffee", "seed": 3, "settings": {"images": 24}}
+
+
+def tiny_package(arguments: dict[str, Any], files: tuple[Path, ...] = ()) -> Package:
     torch.manual_seed(0)
     generator = build_generator(**arguments)
     with torch.no_grad():  # the initial weights are so small that every photo is grey
         generator.get_parameter("to_rgb.weight").mul_(20_000)
-    return Package(generator.state_dict(), generator_config(CARD, arguments, "data-hash"))
+    return Package(generator.state_dict(), generator_config(CARD, arguments, "data-hash"), FACTS, files)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +68,11 @@ def uri(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         quiet_environment()
         uri = tracking_uri(root)
         run = open_run(root, "x", "run", {}, {})
-        assert register(uri, "dpgan-x", run, tiny_package(DP)) == 1
-        assert register(uri, "dpgan-x", run, tiny_package(DP)) == 1  # the same content: the same version
+        report = tmp_path_factory.mktemp("evaluation") / "report.html"
+        report.write_text("<p>scores</p>")
+        assert register(uri, "dpgan-x", run, tiny_package(DP, (report,))) == 1
+        report.write_text("<p>the same scores, an hour later</p>")
+        assert register(uri, "dpgan-x", run, tiny_package(DP, (report,))) == 1  # the same model: the same version
         assert register(uri, "dpgan-x", run, tiny_package(SPADE)) == 2
         assert "MLFLOW_TRACKING_URI" not in os.environ  # MLflow's global state is put back
         assert list(elsewhere.iterdir()) == []  # nor is anything left in the current folder
@@ -97,9 +106,60 @@ def test_the_package_holds_code_weights_and_config_but_no_pickle(uri: str, tmp_p
     assert config["classes"] == ["road", "sky", "void"]
 
 
+def artifacts(uri: str, number: int) -> Path:
+    """The folder in which the store itself keeps a version's artifacts."""
+    return Path(MlflowClient(uri).get_model_version_download_uri("dpgan-x", str(number)).removeprefix("file://"))
+
+
 def test_loaded_files_are_those_that_were_registered(uri: str) -> None:
-    assert load_files(uri, "dpgan-x", 1).digest == tiny_package(DP).digest
+    first = load_files(uri, "dpgan-x", 1)
+    assert first.digest == tiny_package(DP).digest
+    assert first.facts.items() >= FACTS.items()
     assert load_files(uri, "dpgan-x", 2).digest == tiny_package(SPADE).digest
+
+
+def test_the_tag_signs_the_receipt_and_the_receipt_the_files(uri: str, tmp_path: Path) -> None:
+    with using(uri):
+        folder = Path(mlflow.artifacts.download_artifacts("models:/dpgan-x/1", dst_path=str(tmp_path))) / "artifacts"
+    signature = MlflowClient(uri).get_model_version("dpgan-x", "1").tags["receipt_sha256"]
+    assert file_sha256(folder / "receipt.json") == signature
+    receipt = json.loads((folder / "receipt.json").read_text())
+    assert receipt.items() >= FACTS.items()
+    assert receipt["sha256"] == {
+        name: file_sha256(folder / name) for name in ("generator.safetensors", "config.json", "report.html")
+    }
+
+
+@pytest.mark.parametrize("name", ["receipt.json", "generator.safetensors", "report.html"])
+def test_files_that_were_altered_are_refused(uri: str, name: str) -> None:
+    path = next(artifacts(uri, 1).rglob(name))
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content + b" ")
+        with pytest.raises(UserError, match=f"dpgan-x version 1: changed since it was registered: {name};"):
+            load_files(uri, "dpgan-x", 1)
+        path.unlink()
+        with pytest.raises(UserError, match=name):
+            load_files(uri, "dpgan-x", 1)
+    finally:
+        path.write_bytes(content)
+    load_files(uri, "dpgan-x", 1)
+
+
+def test_a_version_from_before_the_receipts_has_its_digest(uri: str) -> None:
+    client = MlflowClient(uri)
+    signature = client.get_model_version("dpgan-x", "2").tags["receipt_sha256"]
+    config = next(artifacts(uri, 2).rglob("config.json"))
+    content = config.read_bytes()
+    client.delete_model_version_tag("dpgan-x", "2", "receipt_sha256")
+    try:
+        assert load_files(uri, "dpgan-x", 2).facts == {}
+        config.write_bytes(content + b" ")
+        with pytest.raises(UserError, match=r"config\.json"):
+            load_files(uri, "dpgan-x", 2)
+    finally:
+        config.write_bytes(content)
+        client.set_model_version_tag("dpgan-x", "2", "receipt_sha256", signature)
 
 
 def test_a_batch_paints_what_single_maps_paint_at_their_own_size(model: Any, labels: np.ndarray) -> None:
@@ -117,6 +177,53 @@ def test_the_seed_alone_decides_the_noise(model: Any, labels: np.ndarray) -> Non
     np.testing.assert_array_equal(model.predict(labels[0], params={"seed": 1}), first)
     assert (model.predict(labels[0], params={"seed": 2}) != first).any()
     np.testing.assert_array_equal(model.predict(labels[0]), model.predict(labels[0], params={"seed": 0}))
+
+
+def test_regions_are_painted_with_noise_of_their_own(uri: str, model: Any, labels: np.ndarray) -> None:
+    one = labels[0, :32, :32]
+    generator = build_generator(**DP)
+    generator.load_state_dict(dict(tiny_package(DP).weights))
+    five, six = (torch.randn(4, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    noise = torch.where(torch.from_numpy(one == 7)[..., None], six, five).permute(2, 0, 1)[None]
+    indices = torch.from_numpy(np.select([one == 7, one == 2], [0, 1], 2))[None]
+    with torch.no_grad():
+        painted = generator.eval()(indices, noise)[0].permute(1, 2, 0).numpy()
+    photo = model.predict(one, params={"seed": 5, "noise": {"7": 6}})
+    assert (photo != model.predict(one, params={"seed": 5})).any()
+    np.testing.assert_allclose(photo, (painted + 1) * 127.5, atol=0.51)
+
+
+def test_regions_of_one_seed_are_no_regions(model: Any, labels: np.ndarray) -> None:
+    """Bit for bit, and whichever labels of the table the map has."""
+    plain = model.predict(labels, params={"seed": 5})
+    np.testing.assert_array_equal(model.predict(labels, params={"seed": 5, "noise": {"7": 5, "2": 5}}), plain)
+    everywhere = {"7": 5, "2": 5, "255": 5}
+    np.testing.assert_array_equal(model.predict(labels, params={"seed": 1, "noise": everywhere}), plain)
+    road = np.full((32, 32), 7, np.uint8)
+    others = model.predict(road, params={"seed": 5, "noise": {"2": 6}})
+    np.testing.assert_array_equal(others, model.predict(road, params={"seed": 5}))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"noise": {"9": 1}}, "not defined in the schema found: {'9'}"),
+        ({"noise": {"7": 1.5}}, "Expected type long, received type float"),
+        ({"noise": {"7": None}}, "noise of label 7 must be an integer of 64 bits, not None"),
+        ({"seed": None}, "seed must be an integer of 64 bits, not None"),
+        ({"seed": 2**63}, "seed must be an integer of 64 bits, not 9223372036854775808"),
+        ({"seed": "1"}, "seed"),
+    ],
+)
+def test_labels_and_seeds_that_there_are_not_are_refused(model: Any, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(MlflowException, match=re.escape(message)):
+        model.predict(np.full((32, 32), 7, np.uint8), params=params)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (31, 33), (2, 1, 40)])
+def test_any_size_is_painted(model: Any, shape: tuple[int, ...]) -> None:
+    photo = model.predict(np.full(shape, 2, np.uint8), params={"seed": -(2**63), "noise": {"2": 2**63 - 1}})
+    assert (photo.shape, photo.dtype) == ((*shape, 3), np.uint8)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -137,9 +244,9 @@ def test_photos_are_what_the_generator_paints(uri: str, labels: np.ndarray, numb
 
 def test_unknown_ids_are_listed_with_counts(model: Any, labels: np.ndarray) -> None:
     labels[0, 0, :3] = 9
-    with pytest.raises(ValueError, match=r"unknown label ids: 9 \(3 pixels\); x knows: 2, 7, 255"):
+    with pytest.raises(MlflowException, match=r"unknown label ids: 9 \(3 pixels\); x knows: 2, 7, 255"):
         model.predict(labels)
-    with pytest.raises(ValueError, match=r"unknown label ids: -1 \(1 pixels\), 300 \(1 pixels\)"):
+    with pytest.raises(MlflowException, match=r"unknown label ids: -1 \(1 pixels\), 300 \(1 pixels\)"):
         model.predict(np.array([[-1, 300, 7]]))
 
 
@@ -148,22 +255,8 @@ def test_unknown_ids_are_listed_with_counts(model: Any, labels: np.ndarray) -> N
     [((32, 32), np.float32, "not float32"), ((32,), np.uint8, r"not \[32\]"), ((0, 4), np.uint8, "not")],
 )
 def test_other_types_and_ranks_are_refused(model: Any, shape: tuple[int, ...], dtype: type, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MlflowException, match=message):
         model.predict(np.full(shape, 7, dtype=dtype))
-
-
-def test_the_scoring_server_answers_json(model: Any, labels: np.ndarray) -> None:
-    from mlflow.pyfunc.scoring_server import init
-
-    body = {"inputs": labels[0].tolist(), "params": {"seed": 4}}
-
-    async def post() -> Any:
-        transport = httpx.ASGITransport(app=init(model))
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return (await client.post("/invocations", json=body)).json()
-
-    answer = asyncio.run(post())
-    np.testing.assert_array_equal(answer["predictions"], model.predict(labels[0], params={"seed": 4}))
 
 
 HANDOFF = """

@@ -1,4 +1,4 @@
-"""A generator as an MLflow model: config, safetensors and code, no pickle, no need of this package."""
+"""A generator as an MLflow model: config, safetensors, code and a receipt; no pickle, no need of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -20,29 +20,39 @@ import numpy as np
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ParamSchema, ParamSpec
+from mlflow.types import DataType, ParamSchema, ParamSpec
+from mlflow.types.schema import Object, Property
 
 import dpgan.models
+from dpgan.errors import UserError
+from dpgan.files import file_sha256
 from dpgan.labels import Card
 
 _SERVING = Path(__file__).with_name("serving.py")
 _REQUIREMENTS = ("torch", "numpy", "safetensors", "mlflow")
-_WEIGHTS, _CONFIG = "generator.safetensors", "config.json"
+_WEIGHTS, _CONFIG, _RECEIPT = "generator.safetensors", "config.json", "receipt.json"
+_DIGEST, _SIGNATURE = "digest", "receipt_sha256"  # tags of logged models and of versions
 _URI = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
 class Package:
-    """What a model is made of. `weights` is the state dict of the generator that is served (the EMA)."""
+    """What a model is made of. `weights` is the state dict of the generator that is served (the EMA).
+
+    `facts` say how it came to be; with the hashes of the other files they are its receipt. `files` lie beside it.
+    """
 
     weights: Mapping[str, torch.Tensor]
     config: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of weights and config: the identity of the model."""
+        """sha256 of weights and config: the identity of the model, which a new report of it does not change."""
         return hashlib.sha256(self.weights_bytes + self.config_bytes).hexdigest()
 
     @property
@@ -85,39 +95,60 @@ def using(uri: str) -> Iterator[None]:
             os.environ[_URI] = before
 
 
-def package(uri: str, run_id: str, content: Package) -> str:
-    """Logs the model to the run and returns its URI; the same content in the same run is logged once."""
+def package(uri: str, run_id: str, content: Package) -> LoggedModel:
+    """Logs the model to the run; the same content in the same run is logged once."""
     client = MlflowClient(uri)
     experiment = client.get_run(run_id).info.experiment_id
     logged = client.search_logged_models(
         [experiment],
-        filter_string=f"source_run_id = '{run_id}' AND tags.digest = '{content.digest}' AND status = 'READY'",
+        # The status is asked here: on PostgreSQL MLflow 3.17 compares its number with the word, and fails.
+        filter_string=f"source_run_id = '{run_id}' AND tags.{_DIGEST} = '{content.digest}'",
     )
-    if logged:
-        return str(logged[0].model_uri)
+    for model in logged:
+        if model.status == LoggedModelStatus.READY:
+            return model
     with using(uri), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        known_id = int(np.argmax(np.array(content.config["id_table"]) >= 0))
-        (folder / _WEIGHTS).write_bytes(content.weights_bytes)
-        (folder / _CONFIG).write_bytes(content.config_bytes)
+        known = [str(i) for i, index in enumerate(content.config["id_table"]) if index >= 0]
+        seeds = Object([Property(label, DataType.long, required=False) for label in known])
+        artifacts = _write_artifacts(folder, content)
         # Made first: `log` alone would put the model into the default experiment, below the current folder.
         model = client.create_logged_model(
-            experiment, name="model", source_run_id=run_id, tags={"digest": content.digest}
+            experiment,
+            name="model",
+            source_run_id=run_id,
+            tags={_DIGEST: content.digest, _SIGNATURE: file_sha256(folder / _RECEIPT)},
         )
-        info = Model.log(
+        Model.log(
             artifact_path=None,  # its old name, which the signature still asks for
             model_id=model.model_id,
             flavor=mlflow.pyfunc,
             run_id=run_id,
             python_model=str(_SERVING),
-            artifacts={"generator": str(folder / _WEIGHTS), "config": str(folder / _CONFIG)},
+            artifacts=artifacts,
             code_paths=[str(_generator_code(folder))],
             pip_requirements=[f"{needed}=={version(needed)}" for needed in _REQUIREMENTS],
             # No input schema: a tensor spec would fix the rank, and one map is as good as a batch.
-            input_example=(np.full(content.config["size"], known_id, np.uint8), {"seed": 0}),
-            signature=ModelSignature(params=ParamSchema([ParamSpec("seed", "long", np.int64(0))])),
+            input_example=(np.full(content.config["size"], int(known[0]), np.uint8), {"seed": 0}),
+            signature=ModelSignature(
+                params=ParamSchema([ParamSpec("seed", "long", np.int64(0)), ParamSpec("noise", seeds, {})])
+            ),
         )
-    return str(info.model_uri)
+    return model
+
+
+def _write_artifacts(folder: Path, content: Package) -> dict[str, str]:
+    """Writes the files of the model, the receipt last, which holds the hashes of the others; paths by name."""
+    (folder / _WEIGHTS).write_bytes(content.weights_bytes)
+    (folder / _CONFIG).write_bytes(content.config_bytes)
+    paths = [folder / _WEIGHTS, folder / _CONFIG, *content.files]
+    receipt = {
+        **content.facts,
+        "verdict": "in the tags `verdict` and `reasons` of the model version",
+        "sha256": {path.name: file_sha256(path) for path in paths},
+    }
+    (folder / _RECEIPT).write_text(json.dumps(receipt, sort_keys=True, indent=1) + "\n")
+    return {path.stem: str(path) for path in [*paths, folder / _RECEIPT]}
 
 
 def _generator_code(folder: Path) -> Path:
@@ -140,21 +171,39 @@ def register(uri: str, name: str, run_id: str, content: Package) -> int:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for found in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
-        if found.tags.get("digest") == content.digest:
+        if found.tags.get(_DIGEST) == content.digest:
             return int(found.version)
-    source = package(uri, run_id, content)
+    model = package(uri, run_id, content)
+    tags = {key: model.tags[key] for key in (_DIGEST, _SIGNATURE)}
     with using(uri):
-        made = client.create_model_version(name, source, run_id=run_id, tags={"digest": content.digest})
+        made = client.create_model_version(name, model.model_uri, run_id=run_id, tags=tags)
     return int(made.version)
 
 
 def load_files(uri: str, name: str, number: int) -> Package:
-    """Weights and config of a registered version, checked against its digest."""
+    """Weights, config and receipt of a registered version. UserError where they are not what was registered."""
+    tags = MlflowClient(uri).get_model_version(name, str(number)).tags
     with using(uri), tempfile.TemporaryDirectory() as folder:
-        local = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder))
-        weights = safetensors.torch.load((local / "artifacts" / _WEIGHTS).read_bytes())
-        content = Package(weights, json.loads((local / "artifacts" / _CONFIG).read_bytes()))
-    expected = MlflowClient(uri).get_model_version(name, str(number)).tags["digest"]
-    if content.digest != expected:
-        raise ValueError(f"{name} version {number}: its files have changed since it was registered")
-    return content
+        local = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)) / "artifacts"
+        altered = _altered(local, tags)
+        if altered:
+            raise UserError(
+                f"{name} version {number}: changed since it was registered: {', '.join(altered)}; do not use this "
+                "version: go back to another one, or register it again from its run"
+            )
+        weights, config = safetensors.torch.load_file(local / _WEIGHTS), json.loads((local / _CONFIG).read_bytes())
+        receipt = json.loads((local / _RECEIPT).read_bytes()) if _SIGNATURE in tags else {}
+    return Package(weights, config, receipt)
+
+
+def _altered(folder: Path, tags: Mapping[str, str]) -> list[str]:
+    """Names of the artifacts that are missing or not those that were registered: the tag signs the receipt, and the
+    receipt the other files. Versions from before there were receipts have the digest alone."""
+    if _SIGNATURE not in tags:
+        content = b"".join((folder / name).read_bytes() for name in (_WEIGHTS, _CONFIG))
+        return [] if hashlib.sha256(content).hexdigest() == tags[_DIGEST] else [_WEIGHTS, _CONFIG]
+
+    def differ(hashes: Mapping[str, str]) -> list[str]:
+        return [n for n, sha in hashes.items() if not (folder / n).is_file() or file_sha256(folder / n) != sha]
+
+    return differ({_RECEIPT: tags[_SIGNATURE]}) or differ(json.loads((folder / _RECEIPT).read_bytes())["sha256"])

@@ -13,13 +13,14 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file
 
 _MULTIPLE = 32  # the generator halves its input five times
 
 
 class LabelsToPhoto(mlflow.pyfunc.PythonModel):
-    """`predict(labels, params={"seed": int})`; see `predict`."""
+    """`predict(labels, params={"seed": 1, "noise": {"26": 7}})`; see `predict`."""
 
     def load_context(self, context: Any) -> None:
         """Builds the generator of config.json with the weights of generator.safetensors."""
@@ -35,41 +36,67 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Raw label ids [H, W] or [B, H, W] of an integer type -> RGB uint8 [H, W, 3] or [B, H, W, 3].
 
-        `params["seed"]` alone draws the noise: a map gives the same photo alone and in any batch.
-        Raises ValueError for another type or rank, and for ids that the dataset does not have.
+        `params["seed"]` draws the noise, and `params["noise"]`, label id -> seed, another one for the regions of
+        those labels. Nothing else does: a map gives the same photo alone and in any batch.
+        Raises MlflowException, which the scoring server answers as status 400, for another type or rank, and for ids
+        and seeds that there are not; labels of `noise` that the dataset does not have are refused by the signature.
         """
-        labels = self._class_indices(model_input)
-        seed = int((params or {}).get("seed", 0))
-        # Drawn on the CPU: the noise does not depend on the device.
-        noise = torch.randn(1, self.generator.noise_channels, generator=torch.Generator().manual_seed(seed))
-        if labels.ndim == 2:
-            return self._paint(labels, noise)
-        return np.stack([self._paint(one, noise) for one in labels])
+        ids = self._checked(model_input)
+        params = params or {}
+        seed = _seed("seed", params.get("seed", 0))
+        seeds = np.full(len(self.id_table), seed)  # by raw id
+        for label, other in params.get("noise", {}).items():
+            seeds[int(label)] = _seed(f"noise of label {label}", other)
+        if ids.ndim == 2:
+            return self._paint(ids, seeds)
+        return np.stack([self._paint(one, seeds) for one in ids])
 
-    def _class_indices(self, model_input: np.ndarray) -> np.ndarray:
+    def _checked(self, model_input: np.ndarray) -> np.ndarray:
+        """The raw ids as an array, each known to the dataset."""
         ids = np.asarray(model_input)  # the scoring server passes lists
         if ids.dtype.kind not in "ui":
-            raise ValueError(f"labels must be integers (uint8 raw ids), not {ids.dtype}")
+            raise _refusal(f"labels must be integers (uint8 raw ids), not {ids.dtype}")
         if ids.ndim not in (2, 3) or 0 in ids.shape:
-            raise ValueError(f"labels must have the shape [H, W] or [B, H, W], not {list(ids.shape)}")
+            raise _refusal(f"labels must have the shape [H, W] or [B, H, W], not {list(ids.shape)}")
         known = np.flatnonzero(self.id_table >= 0)
         found, counts = np.unique(ids, return_counts=True)
         unknown = [f"{i} ({n} pixels)" for i, n in zip(found, counts, strict=True) if i not in known]
         if unknown:
-            raise ValueError(
+            raise _refusal(
                 f"unknown label ids: {', '.join(unknown)}; "
                 f"{self.config['dataset']} knows: {', '.join(str(i) for i in known)}"
             )
-        return self.id_table[ids]
+        return ids
 
-    def _paint(self, labels: np.ndarray, noise: torch.Tensor) -> np.ndarray:
-        """Class indices [H, W] -> RGB uint8 [H, W, 3]; borders are repeated to a multiple of 32 and cut."""
-        height, width = labels.shape
-        padded = np.pad(labels, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)), mode="edge")
-        batch = torch.from_numpy(padded.astype(np.int64))[None]
+    def _paint(self, ids: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Raw ids [H, W], seeds by raw id -> RGB uint8 [H, W, 3]; borders are repeated to a multiple of 32 and cut."""
+        height, width = ids.shape
+        padded = np.pad(ids, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)), mode="edge")
+        labels = torch.from_numpy(self.id_table[padded].astype(np.int64))[None]
+        noise = self._noise(seeds[padded])
         with torch.inference_mode():
-            photo = self.generator(batch.to(self.device), noise.to(self.device))[0, :, :height, :width]
+            photo = self.generator(labels.to(self.device), noise.to(self.device))[0, :, :height, :width]
         return ((photo + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
+    def _noise(self, seeds: np.ndarray) -> torch.Tensor:
+        """Seeds [H, W] -> one vector [1, Z] where they are all the same, else a vector a pixel [1, Z, H, W]."""
+        drawn, index = np.unique(seeds, return_inverse=True)
+        # On the CPU: the noise does not depend on the device.
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in drawn]
+        vectors = torch.stack([torch.randn(self.generator.noise_channels, generator=g) for g in generators])
+        return vectors if len(drawn) == 1 else vectors.T[:, torch.from_numpy(index)].reshape(1, -1, *seeds.shape)
+
+
+def _refusal(message: str) -> MlflowException:
+    """MLflow's error for what the caller can mend."""
+    return MlflowException.invalid_parameter_value(message)
+
+
+def _seed(name: str, value: Any) -> int:
+    """An integer of 64 bits, which is what torch and MLflow's `long` take; MLflow lets null and larger ones pass."""
+    if not isinstance(value, int | np.integer) or not -(2**63) <= value < 2**63:
+        raise _refusal(f"{name} must be an integer of 64 bits, not {value!r}")
+    return int(value)
 
 
 mlflow.models.set_model(LabelsToPhoto())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,16 +80,13 @@ def write_evaluation_page(path: Path, evaluator: Evaluator, subject: Subject, se
 
 def protocol_facts(protocol: Mapping[str, Any], device: torch.device) -> dict[str, str]:
     """What the scores were taken with, for the page."""
-    import torch
+    from dpgan.hardware import device_name
 
-    hardware = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
     return {
         "validation data": protocol["data_hash"],
         "features": f"{protocol['features']}, sha256 {protocol['features_sha256'][:16]}",
         "judge": f"{protocol['judge']}, sha256 {protocol['judge_sha256'][:16]}",
-        "evaluated on": f"{device.type}, {hardware}",
+        "evaluated on": f"{device.type}, {device_name(device)}",
     }
 
 

@@ -25,6 +25,7 @@ def promote() -> None:
     from dpgan.registry import packaging
     from dpgan.registry import promote as registry
     from dpgan.registry.gate import Evaluation
+    from dpgan.registry.provenance import training_facts
     from dpgan.registry.records import PROMOTED
 
     params, card = setup()
@@ -47,7 +48,10 @@ def promote() -> None:
 
     arguments = trained_settings(manifest).generator_arguments(card.num_classes)
     config = packaging.generator_config(card, arguments, manifest["facts"]["data_hash"])
-    content = packaging.Package(load_file(TRAINED / "best.safetensors"), config)
+    content = packaging.Package(
+        load_file(TRAINED / "best.safetensors"), config, training_facts(manifest),
+        files=(EVALUATION / "contact_sheet.png", EVALUATION / "report.html"),
+    )  # fmt: skip
     candidate = registry.Candidate(
         card, manifest["run_id"], content,
         evaluation=evaluation("estimates.safetensors", brief["finite_best"]),

@@ -23,7 +23,7 @@ def train() -> None:
     from dpgan.data.prepare import hashes
     from dpgan.data.staging import publish
     from dpgan.models.perceptual import check_vgg19
-    from dpgan.registry.provenance import provenance
+    from dpgan.registry.provenance import provenance, versions
     from dpgan.registry.tracking import Tracker, open_run, tracking_uri
     from dpgan.training.build import Job
     from dpgan.training.launch import launch, resources, start_ray
@@ -73,10 +73,18 @@ def train() -> None:
             shutil.copy2(folder / "candidates" / f"{name}.safetensors", out)
         write_json(
             out / "manifest.json",
-            {"run_id": run_id, "settings": settings.model_dump(), "facts": facts, **result},
+            {
+                "run_id": run_id,
+                "settings": settings.model_dump(),
+                "seed": params.seed,
+                "facts": facts,
+                "versions": versions(),
+                **result,
+            },
         )
-    best = {f"best_{key}": value for key, value in result.pop("best").items()}
-    write_json(TRAIN_SCORES, {**result, **best})
+    best = {f"best_{key}": value for key, value in result["best"].items()}
+    metrics = ("images", "images_per_s", "seconds", "restarts")
+    write_json(TRAIN_SCORES, {**{key: result[key] for key in metrics}, **best})
     if tracker.replay():
         if params.run.keep_every:
             with new_folder(folder.parent / "finished" / folder.name) as finished:  # can be forked, is not gone on with

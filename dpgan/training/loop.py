@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from dpgan.data import order
 from dpgan.data.loader import Source, batches
 from dpgan.data.prepare import Split, open_prepared
 from dpgan.files import write_json
+from dpgan.hardware import device_name
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import Generator
 from dpgan.training.build import Job, Training, build
@@ -62,7 +63,7 @@ def train(
     holdout = Holdout(data, held_out, seed, device)
     checkpoints = job.checkpoints()
     seen, best = _resume(job, checkpoints, training)
-    restarts = _count_start(job.folder) if rank() == 0 else 0
+    starts = _note_start(job.folder) if rank() == 0 else []
     if rank() == 0 and seen:
         report(seen, s.images, f"goes on from the checkpoint at {seen} images")
 
@@ -99,7 +100,10 @@ def train(
             stopped = not finished and agreed(rank() == 0 and stop(), device)
 
             if finished or _due(seen, run.log_images, s.batch):
-                values = meter.read() | {"throughput/restarts": restarts, "throughput/skipped_steps": guard.total}
+                values = meter.read() | {
+                    "throughput/restarts": len(starts) - 1,
+                    "throughput/skipped_steps": guard.total,
+                }
                 if rank() == 0:
                     tracker.metrics(values, seen)
                     report(seen, s.images, _note(values))
@@ -125,7 +129,15 @@ def train(
     if rank() == 0:
         checkpoints.wait()
         if not stopped:
-            result = {"images": seen, "images_per_s": meter.rate(), "restarts": restarts, "best": best}
+            result = {
+                "images": seen,
+                "images_per_s": meter.rate(),
+                "started": starts[0],
+                "seconds": round((datetime.now(UTC) - datetime.fromisoformat(starts[0])).total_seconds()),
+                "restarts": len(starts) - 1,
+                "hardware": {"device": device_name(device), "workers": world_size(), "cpus_each": run.cpus_per_worker},
+                "best": best,
+            }
             write_json(job.folder / "result.json", result)
 
 
@@ -138,12 +150,12 @@ def _resume(job: Job, checkpoints: Checkpoints, training: Training) -> tuple[int
     return found.images, found.facts["best"] if found.path.parent == checkpoints.folder else None
 
 
-def _count_start(folder: Path) -> int:
-    """Note that the run starts; how often it was started again before."""
+def _note_start(folder: Path) -> list[str]:
+    """Note that the run starts; when it did so up to now, in UTC."""
     with (folder / "starts").open("a+") as file:
-        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}\n")
+        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
         file.seek(0)
-        return len(file.readlines()) - 1
+        return file.read().split()
 
 
 def _not_finite(job: Job, data: Split, samples: np.ndarray, positions: range) -> str:
