@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first; modules of one floor may import each other.
 FLOORS = [
     {"environment", "errors", "settings", "files", "progress", "hardware", "cluster", "page"},
-    {"config", "presets", "labels"},
+    {"checks", "config", "presets", "labels"},
     {"models", "losses", "data"},
     {"evaluation"},
     {"training"},

@@ -13,7 +13,8 @@ import torch
 from test_step import CLASSES, make_step, run, settings
 from torch import Tensor, nn
 
-from dpgan.config import LossWeights, TrainSettings, check_losses
+from dpgan.checks import check_losses
+from dpgan.config import LossWeights, TrainSettings
 from dpgan.models.discriminators import Discriminator, build_discriminator
 from dpgan.models.generators import Generator, build_generator
 from dpgan.models.perceptual import PerceptualLoss

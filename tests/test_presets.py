@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dpgan.config import Params, RunSettings, TrainSettings, check_fits, train_settings
+from dpgan.checks import check_fits
+from dpgan.config import Params, RunSettings, TrainSettings, train_settings
 from dpgan.errors import UserError
 from dpgan.presets import PRESETS
 

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_job import CPU, SETTINGS, job
 
-from dpgan.config import RunSettings, TrainSettings, check_fits
+from dpgan.checks import check_fits
+from dpgan.config import RunSettings, TrainSettings
 from dpgan.errors import UserError
 from dpgan.training.build import check_fork
 from dpgan.training.checkpoint import starting_point

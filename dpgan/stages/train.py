@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpgan.config import check_fits, identity, need, train_settings
+from dpgan.checks import check_fits
+from dpgan.config import identity, need, train_settings
 from dpgan.files import new_folder, write_json
 from dpgan.progress import Progress
 from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, VALIDATION, setup, splits
