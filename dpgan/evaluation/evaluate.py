@@ -4,7 +4,8 @@ A score's name is its protocol. `fid_lite0`, `kid_lite0`: between images and the
 resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge (`judges`)
 reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ from noise
 to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized label maps
-and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Each is the mean over the noise seeds.
+and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Scores are means over the noise seeds; those by resolution and of
+objects, which cost many times as much, are of the first alone.
 """
 
 from __future__ import annotations
@@ -111,10 +112,10 @@ class Evaluator:
             return scores
         for factor in self.settings.resolutions:
             real = self._reference(self.val, self.everything, "val", factor)
-            observer = Observer(source, self.seeds, self.extractor, None, self.card)
+            observer = Observer(source, self.seeds[:1], self.extractor, None, self.card)
             at = self._measured(observer, self._jobs(None, factor), f"{whose} at {factor:g}x", report)
             scores |= {f"{name}_x{factor:g}": score for name, score in self._distances(real, at).items()}
-        return scores | self._of_objects(source, self._jobs(None), self.seeds)
+        return scores | self._of_objects(source, self._jobs(None), self.seeds[:1])
 
     def images(self, images: np.ndarray, report: Report, whose: str = "the images") -> Scores:
         """Scores of finished images, uint8 [N, H, W, 3], one for every label map of the validation split, in its order.
