@@ -4,8 +4,8 @@ A score's name is its protocol. `fid_lite0`, `kid_lite0`: between images and the
 resolution, float images. `miou_JUDGE`, `obj_miou_JUDGE`, `accuracy_JUDGE`, `iou_JUDGE/CLASS`: what a judge (`judges`)
 reads in the images, against the label maps. `diversity_lite0`: how much the images of one label map differ from noise
 to noise, by features, and `diversity_lpips` by LPIPS. `fid_lite0_x0.5`: at half the resolution, from resized label maps
-and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Scores are means over the noise seeds; those by resolution and of
-objects, which cost many times as much, are of the first alone.
+and against resized photos. `fid_lite0_objects_small`: of crops (`objects`). Scores are means over the noise seeds;
+those by resolution and of objects, which cost many times as much, are of the first alone.
 """
 
 from __future__ import annotations
