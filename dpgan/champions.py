@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dpgan.config import load_params
 from dpgan.errors import UserError
@@ -36,7 +37,7 @@ def list_versions() -> None:
     standard = next(iter(scored.get(aliases.get(CHAMPION, 0), {})), None)
     shown = {n: (standard if standard in of else next(iter(of), None)) for n, of in scored.items()}
     names = list(dict.fromkeys(name for n, key in shown.items() if key for name in scored[n][key].main))
-    table = Table("version", "aliases", *names, "protocol", "decision", "made (UTC)", box=box.SIMPLE_HEAD)
+    table = _table("version", "aliases", *names, "protocol", "made (UTC)", "decision")
     for version in found:
         number = int(version.version)
         key = shown[number]
@@ -45,7 +46,7 @@ def list_versions() -> None:
         table.add_row(
             str(number), ", ".join(name for name, of in aliases.items() if of == number),
             *(f"{main[name]:.1f}" if name in main else "" for name in names), (key or "")[:8],
-            decision(version), f"{made:%Y-%m-%d %H:%M}",
+            f"{made:%Y-%m-%d %H:%M}", decision(version),
         )  # fmt: skip
     console.print(f"{versions.model} at {versions.uri}; scores compare only under one protocol", table, sep="\n")
 
@@ -75,7 +76,7 @@ def compare(ours: str, theirs: str, score_missing: bool) -> None:
     first, second = versions.find(ours), versions.find(theirs)
     mine, other = _under_one_protocol(versions, first, second, score_missing)
     a, b = f"version {first}", f"version {second}"
-    table = Table("score", a, b, "difference", "95% interval", f"{a} is", box=box.SIMPLE_HEAD)
+    table = _table("score", a, b, "difference", "95% interval", f"{a} is")
     for name, c in compare_scores(mine, other).items():
         values = f"{mine.scores[name].value:.2f}", f"{other.scores[name].value:.2f}", f"{c.difference:+.2f}"
         style = {"better": "green", "worse": "red"}.get(c.verdict)
@@ -126,5 +127,10 @@ def _versions() -> Versions:
     return Versions.of(Path.cwd(), _dataset())
 
 
+def _table(*titles: str) -> Table:
+    """Nothing in it is cut off where the terminal is narrow."""
+    return Table(*(Column(title, overflow="fold") for title in titles), box=box.SIMPLE_HEAD)
+
+
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)

@@ -17,7 +17,6 @@ from dpgan.registry.packaging import register
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project on toyscapes with nothing in its registry; the current folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/toyscapes").mkdir(parents=True)
     shutil.copy(ROOT / "data/toyscapes/dataset.yaml", tmp_path / "data/toyscapes")

@@ -19,8 +19,7 @@ def summary() -> None:
     print()
     print_scores(read_json(SCORES, "evaluate"))
     print()
-    verdict = "promoted" if promotion["promoted"] else "REFUSED"
-    print(f"  candidate       {model} version {version}: {verdict}; {'; '.join(promotion['reasons'])}")
+    print(f"  candidate       {model} version {version}: {promotion['verdict']}; {'; '.join(promotion['reasons'])}")
     named = f"{model} version {champion}  (models:/{model}@champion)" if champion else "none"
     print(f"  champion        {named}")
     print(f"  evaluation      {EVALUATION / 'report.html'}")
