@@ -13,7 +13,10 @@ SETS = {"last": MODEL, "best": MODEL, "floor": REAL, "ceiling": REAL}
 
 def test_scores_that_only_models_have_stay_blank_for_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     print_scores(SETS)
-    floor, last = capsys.readouterr().out.splitlines()[1:3]
-    assert floor.split() == ["floor", "(class", "colours)", "20.0", "60.0"]
-    assert last.split() == ["last", "100.0", "40.0", "7.0"]
+    head, fid, miou, diversity = capsys.readouterr().out.splitlines()
+    assert head.split() == ["floor", "last", "best", "ceiling"]
+    assert fid.split() == ["fid_lite0", "20.0", "100.0", "100.0", "20.0"]
+    assert miou.split() == ["miou_trained", "60.0", "40.0", "40.0", "60.0"]
+    assert diversity.split() == ["diversity_lite0", "7.0", "7.0"]
+    assert diversity.index("7.0") + 3 == head.index("last") + 4, "below its column"
     assert markdown(SETS).splitlines()[2:5:2] == ["| last | 100.0 | 40.0 | 7.0 |", "| floor | 20.0 | 60.0 |  |"]
