@@ -70,14 +70,14 @@ def rollback() -> None:
 
 def compare(ours: str, theirs: str, score_missing: bool) -> None:
     """Compare two versions on the same label maps: better, worse, or cannot tell, score by score."""
-    from dpgan.registry.gate import compare_scores
+    from dpgan.evaluation.intervals import compare_scores
 
     versions = _versions()
     first, second = versions.find(ours), versions.find(theirs)
     mine, other = _under_one_protocol(versions, first, second, score_missing)
     a, b = f"version {first}", f"version {second}"
     table = _table("score", a, b, "difference", "95% interval", f"{a} is")
-    for name, c in compare_scores(mine, other).items():
+    for name, c in compare_scores(mine.scores, other.scores).items():
         values = f"{mine.scores[name].value:.2f}", f"{other.scores[name].value:.2f}", f"{c.difference:+.2f}"
         style = {"better": "green", "worse": "red"}.get(c.verdict)
         table.add_row(name, *values, f"{c.low:+.2f} to {c.high:+.2f}", c.verdict, style=style)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpgan.config import BUILD, load_params
+from dpgan.data.versions import dvc, dvc_aloud
 from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, known_datasets, load_card
@@ -39,7 +39,7 @@ def score(
     """Score a model, or a folder of images that anybody made, on a dataset's validation split."""
     from dpgan.data.prepare import open_prepared
     from dpgan.evaluation.folder import read_images
-    from dpgan.evaluation.intervals import LOWER_IS_BETTER, compare, save_estimates
+    from dpgan.evaluation.intervals import compare_scores, save_estimates
     from dpgan.evaluation.readings import of_real
     from dpgan.registry.lookup import find_generator
 
@@ -66,11 +66,8 @@ def score(
     elif pixels is not None:
         subject, sets["model"] = _of_images(pixels, str(images), evaluator, protocol)
 
-    compared = {
-        key: compare(one, sets["against"][key], lower_is_better=key.startswith(LOWER_IS_BETTER))
-        for key, one in (sets["model"].items() if rival else ())
-        if key in sets["against"] and not key.startswith("diversity")
-    }
+    both = compare_scores(sets["model"], sets["against"]) if rival else {}
+    compared = {key: one for key, one in both.items() if not key.startswith("diversity")}
     values = {name: plain(scores) for name, scores in sets.items()}
     for name in sets.keys() - {"ceiling"}:
         values[name] |= of_real(values[name], values["ceiling"])
@@ -145,23 +142,17 @@ def _prepared(card: Card, raw: Path | None) -> Path:
     raw = raw or Path("data") / name / "raw"
     if card.toyscapes is None and not raw.is_dir():
         raise UserError(f"{raw}: no such folder; data/{name}/README.md says what to get; --raw FOLDER says where it is")
-    build = BUILD / "scored" / ".data" / name
+    root, build = Path.cwd(), BUILD / "scored" / ".data" / name
     experiment = f"evaluate-{name}"
     print(f"evaluate  preparing {name} and its judge, as DVC experiment {experiment}", flush=True)
-    _dvc("exp", "remove", "--quiet", experiment, check=False)  # of an evaluation that was cut off
-    _dvc("exp", "run", "--temp", "--name", experiment, "-S", f"dataset={name}", "-S", f"raw={raw}", "judge")
+    with suppress(UserError):
+        dvc(root, "exp", "remove", experiment)  # of an evaluation that was cut off
+    dvc_aloud(root, "exp", "run", "--temp", "--name", experiment, "-S", f"dataset={name}", "-S", f"raw={raw}", "judge")
     with new_folder(build) as folder:
         for made in (PREPARED, JUDGE):
-            _dvc("get", "--quiet", ".", str(made), "--rev", experiment, "--out", str(folder / made.name))
-    _dvc("exp", "remove", "--quiet", experiment)
+            dvc(root, "get", ".", str(made), "--rev", experiment, "--out", str((folder / made.name).absolute()))
+    dvc(root, "exp", "remove", experiment)
     return build
-
-
-def _dvc(*words: str, check: bool = True) -> None:
-    """Run DVC, its lines as they come; UserError where it fails."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], check=False)
-    if done.returncode and check:
-        raise UserError(f"dvc {' '.join(words)} ended with code {done.returncode}; its lines above say why")
 
 
 def _print(

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from registry_project import FLOOR, OTHER, evaluation
 
-from dpgan.registry.gate import Evaluation, Verdict, compare_scores, decide
+from dpgan.evaluation.intervals import compare_scores
+from dpgan.registry.gate import Evaluation, Verdict, decide
 
 CHAMPION = evaluation(fid=100, miou=30, kid=150)
 
@@ -133,7 +134,7 @@ def test_scores_of_another_protocol_are_not_compared(rival: str) -> None:
 
 
 def test_every_common_score_is_compared_in_its_own_direction() -> None:
-    found = compare_scores(evaluation(fid=80, miou=40, classes={"road": 90.0, "sky": 1.0}), CHAMPION)
+    found = compare_scores(evaluation(fid=80, miou=40, classes={"road": 90.0, "sky": 1.0}).scores, CHAMPION.scores)
     said = {name: c.verdict for name, c in found.items()}
     assert said == {"fid_lite0": "better", "kid_lite0": "cannot tell", "miou_trained": "better",
                     "accuracy_trained": "cannot tell", "iou_trained/road": "cannot tell"}  # fmt: skip

@@ -20,6 +20,13 @@ def dvc(root: Path, *words: str) -> str:
     return done.stdout
 
 
+def dvc_aloud(root: Path, *words: str) -> None:
+    """Run `dvc WORDS` in the folder `root`, its lines as they come; UserError where it fails."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, check=False)
+    if done.returncode:
+        raise UserError(f"dvc {' '.join(words)} ended with code {done.returncode}; its lines above say why")
+
+
 def need_project(root: Path) -> None:
     """UserError where `root` is no DVC project."""
     if not (root / ".dvc").is_dir():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dpgan.data.scan import decode
-from dpgan.errors import UserError
+from dpgan.errors import UserError, some
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHOWN = 3  # names in an error
@@ -32,8 +32,8 @@ def read_images(
     if missing:
         raise UserError(
             f"{folder}: {len(files)} images, and none for {len(missing)} of the {len(ids)} validation label maps: "
-            f"{_some(missing)}; the image of {ids[0]} must be called {Path(ids[0]).name}.png, or {Path(ids[0]).name}_"
-            "ANYTHING.png"
+            f"{some(missing, SHOWN)}; the image of {ids[0]} must be called {Path(ids[0]).name}.png, or "
+            f"{Path(ids[0]).name}_ANYTHING.png"
         )
     twice = [one for one in ids if len(found[one]) > 1]
     if twice:
@@ -45,9 +45,9 @@ def read_images(
     images = np.empty((len(ids), *size, 3), np.uint8)
     for position, one in enumerate(ids):
         (path,) = found[one]
-        image = decode(path).image
+        image, fault, _ = decode(path)
         if image is None:
-            raise UserError(f"{path}: {decode(path).fault}; make it again")
+            raise UserError(f"{path}: {fault}; make it again")
         if (image.height, image.width) != size:
             raise UserError(
                 f"{path}: {image.height}x{image.width}, and the prepared label maps are {size[0]}x{size[1]} (`size` of "
@@ -76,8 +76,3 @@ def _matched(files: Sequence[Path], ids: Sequence[str]) -> dict[str, list[Path]]
         if one is not None:
             found[one].append(path)
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -128,6 +128,12 @@ def compare(ours: Estimate, theirs: Estimate, lower_is_better: bool) -> Comparis
     return Comparison(ours.value - theirs.value, low, high, verdict)
 
 
+def compare_scores(ours: Mapping[str, Estimate], theirs: Mapping[str, Estimate]) -> dict[str, Comparison]:
+    """`compare`, every score that both have, by name."""
+    common = [name for name in ours if name in theirs]
+    return {name: compare(ours[name], theirs[name], name.startswith(LOWER_IS_BETTER)) for name in common}
+
+
 def save_estimates(scores: Mapping[str, Estimate], path: Path) -> None:
     """All of them as one safetensors file: what a later paired comparison needs of a model."""
     facts = {k: {**asdict(score), "replicates": None} for k, score in scores.items()}

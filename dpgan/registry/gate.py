@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dpgan.evaluation.intervals import LOWER_IS_BETTER, Comparison, Estimate, compare
+from dpgan.evaluation.intervals import Comparison, Estimate, compare
 
 _NAMED = 3  # classes that a reason names
 
@@ -87,12 +87,6 @@ def decide(candidate: Evaluation, floor: Evaluation, champion: Evaluation | None
             checks.append(_classes_hold(candidate, champion, class_tolerance))
     passed = all(passed for passed, _ in checks)
     return Verdict(passed, tuple(sentence for good, sentence in checks if passed or not good))
-
-
-def compare_scores(ours: Evaluation, theirs: Evaluation) -> dict[str, Comparison]:
-    """Paired, every score that both have, by name. ValueError where they have been scored on other label maps."""
-    common = [name for name in ours.scores if name in theirs.scores]
-    return {n: compare(ours.scores[n], theirs.scores[n], n.startswith(LOWER_IS_BETTER)) for n in common}
 
 
 def _missing(candidate: Evaluation, rivals: Mapping[str, Evaluation]) -> list[str]:

@@ -59,12 +59,10 @@ def find_generator(name: str, card: Card, root: Path, train: Callable[[], Split]
     if not path.exists():
         raise UserError(f"{name}: no such file or folder; {FORMS}")
     network = import_network(path)
-    if network.role != "generator":
+    if not isinstance(network.module, Generator):
         raise UserError(f"{name} is a {network.role}; only generators paint")
     _check_count(name, network.arguments["num_classes"], card)
-    generator = build_generator(**network.arguments)  # once more: it remembers its arguments
-    generator.load_state_dict(network.module.state_dict())
-    return Found(generator.eval(), {"model": name, "sha256": file_sha256(path)})
+    return Found(network.module.eval(), {"model": name, "sha256": file_sha256(path)})
 
 
 def _registered(named: re.Match[str], card: Card, root: Path) -> Found:
@@ -83,9 +81,7 @@ def _registered(named: re.Match[str], card: Card, root: Path) -> Found:
             f"{model} version {number} paints the classes of {own}, and data/{card.name}/dataset.yaml has others: add "
             f"--dataset {own}"
         )
-    generator = build_generator(**content.config["generator"])
-    generator.load_state_dict(dict(content.weights))
-    return Found(generator.eval(), {"model": f"{model} version {number}", "sha256": content.digest, "registry": uri})
+    return Found(content.generator(), {"model": f"{model} version {number}", "sha256": content.digest, "registry": uri})
 
 
 def _trained(folder: Path, weights: str, card: Card, train: Callable[[], Split]) -> Found:

@@ -30,6 +30,7 @@ import dpgan.models
 from dpgan.errors import UserError
 from dpgan.files import file_sha256
 from dpgan.labels import Card
+from dpgan.models.generators import Generator, build_generator
 
 _SERVING = Path(__file__).with_name("serving.py")
 _REQUIREMENTS = ("torch", "numpy", "safetensors", "mlflow")
@@ -54,6 +55,12 @@ class Package:
     def digest(self) -> str:
         """sha256 of weights and config: the identity of the model, which a new report of it does not change."""
         return hashlib.sha256(self.weights_bytes + self.config_bytes).hexdigest()
+
+    def generator(self) -> Generator:
+        """The generator itself, in eval mode."""
+        generator = build_generator(**self.config["generator"])
+        generator.load_state_dict(dict(self.weights))
+        return generator.eval()
 
     @property
     def weights_bytes(self) -> bytes:

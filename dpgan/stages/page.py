@@ -51,7 +51,7 @@ def write_evaluation_page(path: Path, evaluator: Evaluator, subject: Subject, se
 
     card, judge, ours = evaluator.card, evaluator.judge.name, sets[subject.name]
     main = [name for name in ours if re.fullmatch(r"(fid|kid|miou|obj_miou|accuracy)_[a-z]+\d*(_\d+)?", name)]
-    shown = {"floor": "floor", subject.name: "ours", "ceiling": "ceiling"}
+    shown = ["floor", subject.name, "ceiling"]
     write_page(
         Content(
             title=card.title,
@@ -72,7 +72,7 @@ def write_evaluation_page(path: Path, evaluator: Evaluator, subject: Subject, se
             curves=subject.curves,
             samples=_samples(evaluator, subject),
             extremes=_extremes(evaluator, subject),
-            tables=[*_further(sets, list(shown), subject.name), *subject.tables],
+            tables=[*_further(sets, shown, subject.name), *subject.tables],
         ),
         path,
     )  # fmt: skip

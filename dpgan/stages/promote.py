@@ -79,11 +79,9 @@ def promote() -> None:
 def score(package: Package, whose: str) -> Evaluation:
     """The scores of a registered generator under the present judge, data and settings; `whose` names it in errors."""
     from dpgan.evaluation.evaluate import all_finite
-    from dpgan.models.generators import build_generator
     from dpgan.registry.gate import Evaluation
 
-    generator = build_generator(**package.config["generator"])
-    generator.load_state_dict(dict(package.weights))
+    generator = package.generator()
     evaluator, protocol = make_evaluator()
-    scores = evaluator.generator(generator.eval().to(evaluator.device), Progress(whose), whose)
+    scores = evaluator.generator(generator.to(evaluator.device), Progress(whose), whose)
     return Evaluation(scores, all_finite(generator), protocol)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpgan.errors import UserError
+from dpgan.errors import UserError, some
 from dpgan.labels import Card
 
 OTHER = 255  # predicted: a class that the card does not evaluate. A card has at most 255 classes, 0..254
@@ -105,18 +105,13 @@ def match(name: str, classes: Sequence[str], card: Card) -> np.ndarray:
         return card.evaluated.astype(np.uint8)
     raise UserError(
         f"the judge {name} was made for another label set: of the classes that data/{card.name}/dataset.yaml evaluates "
-        f"it does not know {_some(missing)}; its own are {_some(classes)}. Set `judge` in params.yaml to one of this "
+        f"it does not know {some(missing)}; its own are {some(classes)}. Set `judge` in params.yaml to one of this "
         "label set, or to {kind: trained}"
     )
 
 
 def _plain(name: str) -> str:
     return name.strip().lower().replace("_", " ")
-
-
-def _some(names: Sequence[str], shown: int = 5) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
