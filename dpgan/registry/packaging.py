@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec
@@ -91,10 +92,12 @@ def package(uri: str, run_id: str, content: Package) -> str:
     experiment = client.get_run(run_id).info.experiment_id
     logged = client.search_logged_models(
         [experiment],
-        filter_string=f"source_run_id = '{run_id}' AND tags.digest = '{content.digest}' AND status = 'READY'",
+        # The status is asked here: on PostgreSQL MLflow 3.17 compares its number with the word, and fails.
+        filter_string=f"source_run_id = '{run_id}' AND tags.digest = '{content.digest}'",
     )
-    if logged:
-        return str(logged[0].model_uri)
+    for model in logged:
+        if model.status == LoggedModelStatus.READY:
+            return str(model.model_uri)
     with using(uri), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         known_id = int(np.argmax(np.array(content.config["id_table"]) >= 0))
