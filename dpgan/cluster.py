@@ -51,6 +51,7 @@ def start_ray(cpus: int) -> None:
         # Ray's processes inherit the mask: a SIGTERM for the process group must leave them alone until the workers
         # have written a checkpoint. (Ray does the same with SIGINT.)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        os.environ["RAY_AUTH_MODE"] = "token"  # it listens on every interface, and whoever joins runs code here
         # "local": our own, also where `ray start` has left one running.
         ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
         signal.signal(signal.SIGTERM, handler)

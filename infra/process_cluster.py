@@ -28,7 +28,9 @@ from dpgan.errors import UserError
 
 INFRA = Path(__file__).absolute().parent
 BIN = Path(sys.executable).parent
-JOINED = "import ray; ray.init({address!r}, log_to_driver=False); assert sum(n['Alive'] for n in ray.nodes()) == {nodes}"
+JOINED = (
+    "import ray; ray.init({address!r}, log_to_driver=False); assert sum(n['Alive'] for n in ray.nodes()) == {nodes}"
+)
 CHAMPION = """
 import mlflow, numpy as np
 champion = mlflow.MlflowClient().get_model_version_by_alias({name!r}, "champion")
