@@ -27,7 +27,7 @@ MAX_RETRIES = 3  # of a task whose worker or node died
 def start_ray(cpus: int) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine with `cpus` CPUs, where none runs yet.
 
-    UserError where the cluster does not let us join.
+    UserError where the cluster does not let us join, or where ours would let in anybody.
     """
     if ray.is_initialized():
         return
@@ -51,7 +51,12 @@ def start_ray(cpus: int) -> None:
         # Ray's processes inherit the mask: a SIGTERM for the process group must leave them alone until the workers
         # have written a checkpoint. (Ray does the same with SIGINT.)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        os.environ["RAY_AUTH_MODE"] = "token"  # it listens on every interface, and whoever joins runs code here
+        mode = os.environ.get("RAY_AUTH_MODE", "token")
+        if mode != "token":
+            raise UserError(
+                f"RAY_AUTH_MODE={mode}: Ray listens on every interface of this machine, and whoever reached it could run "
+                "code here; unset RAY_AUTH_MODE, or set it only together with RAY_ADDRESS"
+            )
         # "local": our own, also where `ray start` has left one running.
         ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
         signal.signal(signal.SIGTERM, handler)
