@@ -54,7 +54,7 @@ def start_ray(cpus: int) -> None:
         mode = os.environ.get("RAY_AUTH_MODE", "token")
         if mode != "token":
             raise UserError(
-                f"RAY_AUTH_MODE={mode}: Ray listens on every interface of this machine, and whoever reached it could run "
+                f"RAY_AUTH_MODE={mode}: Ray listens on every interface, and whoever reached it could run "
                 "code here; unset RAY_AUTH_MODE, or set it only together with RAY_ADDRESS"
             )
         # "local": our own, also where `ray start` has left one running.
