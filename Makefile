@@ -25,12 +25,14 @@ lint: .venv/made ## ruff and mypy
 ui: .venv/made ## the MLflow UI on http://127.0.0.1:5000
 	dpgan ui
 
-lock: ## requirements.lock anew from pyproject.toml (needs uv)
+lock: ## requirements.lock from pyproject.toml; what is pinned stays (UPGRADE=--upgrade: the newest of all; needs uv)
+	cp requirements.lock requirements.lock.new  # uv keeps the versions that it finds there
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-emit-find-links --no-header \
+	  --annotation-style line -q $(UPGRADE) -o requirements.lock.new > /dev/null
 	{ echo '# Exact versions of everything; made from pyproject.toml by `make lock`.'; \
 	  echo '# Install with --no-deps: some wheels name ancient versions of torch that they do not need.'; \
-	  uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-emit-find-links --no-header \
-	    --annotation-style line -q; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+	  cat requirements.lock.new; } > requirements.lock
+	rm requirements.lock.new
 
 clean: ## what the pipeline made, but not the environment
 	rm -rf build runs mlruns .prefect data/toyscapes/raw
