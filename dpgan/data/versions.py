@@ -27,6 +27,14 @@ def dvc_aloud(root: Path, *words: str) -> None:
         raise UserError(f"dvc {' '.join(words)} ended with code {done.returncode}; its lines above say why")
 
 
+def settings(root: Path) -> dict[str, str]:
+    """DVC's settings of the project `root`, all levels together: {"core.remote": name, "remote.NAME.url": ...}.
+
+    DVC shows the URL of a remote that is a folder as an absolute path.
+    """
+    return dict(line.split("=", 1) for line in dvc(root, "config", "--list").splitlines() if "=" in line)
+
+
 def need_project(root: Path) -> None:
     """UserError where `root` is no DVC project."""
     if not (root / ".dvc").is_dir():

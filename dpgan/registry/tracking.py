@@ -111,6 +111,22 @@ def open_run(
     return str(run.info.run_id)
 
 
+def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run, also of one that has ended."""
+    need_server(uri)
+    client = MlflowClient(uri)
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+
+
+def run_url(root: Path, run_id: str) -> str | None:
+    """Where the tracking server shows a run; None where the store has no server."""
+    uri = tracking_uri(root)
+    if not uri.startswith("http"):
+        return None
+    return f"{uri.rstrip('/')}/#/experiments/{MlflowClient(uri).get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
 def is_active(client: MlflowClient, run_id: str) -> bool:
     """Whether the store knows the run, and it is not deleted."""
     try:

@@ -4,7 +4,7 @@ They compose the floors below and hold no logic of their own. Heavy imports stan
 does not wait for torch.
 """
 
-from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, VALIDATION
+from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, TRAINED, VALIDATION, need_raw, raw_pointer
 from dpgan.stages.data import index, judge, prepare, render, validate
 from dpgan.stages.evaluate import evaluate
 from dpgan.stages.promote import promote
@@ -12,6 +12,7 @@ from dpgan.stages.summary import summary
 from dpgan.stages.train import train
 
 __all__ = [
-    "EVALUATION", "PROMOTION", "SCORES", "VALIDATION",
-    "evaluate", "index", "judge", "prepare", "promote", "render", "summary", "train", "validate",
+    "EVALUATION", "PROMOTION", "SCORES", "TRAINED", "VALIDATION",
+    "evaluate", "index", "judge", "need_raw", "prepare", "promote", "raw_pointer", "render", "summary", "train",
+    "validate",
 ]  # fmt: skip

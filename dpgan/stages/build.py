@@ -32,12 +32,17 @@ def setup() -> tuple[Params, Card]:
     return params, card
 
 
+def raw_pointer(raw: Path) -> Path:
+    """The file by which DVC tracks the folder `raw`, where it does."""
+    return raw.with_name(f"{raw.name}.dvc")
+
+
 def need_raw(params: Params, card: Card) -> None:
     """UserError where the folder of the raw pairs is not there: what to download, from where, and where to put it."""
     raw = Path(params.raw)
     if card.toyscapes or raw.is_dir():  # the former is rendered
         return
-    tracked = raw.with_name(f"{raw.name}.dvc")
+    tracked = raw_pointer(raw)
     if tracked.exists():
         raise UserError(f"{params.raw}: not there yet; `dvc pull {tracked}` fetches it")
     what = f"download {card.obtain}, unzip it there" if card.obtain else "put the pairs there"
