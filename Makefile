@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint ui lock clean help
+.PHONY: demo up down test lint ui lock clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -16,6 +16,12 @@ demo: .venv/made ## train, score and promote a DP-GAN on procedural scenes (abou
 
 test: .venv/made ## all tests
 	pytest
+
+up: .venv/made ## Prefect, MLflow and a worker on this machine (PREFECT_PORT=N, MLFLOW_PORT=N)
+	python infra/services.py up $(addprefix --prefect-port ,$(PREFECT_PORT)) $(addprefix --mlflow-port ,$(MLFLOW_PORT))
+
+down: .venv/made ## end them
+	python infra/services.py down
 
 lint: .venv/made ## ruff and mypy
 	ruff check .

@@ -81,7 +81,7 @@ def _failed(message: str) -> State[Any]:
     return Failed(message=message)
 
 
-@task(**_tried, name="workspace")
+@task(**_tried, task_run_name="workspace")
 def enter(dataset: str, revision: str | None, overrides: dict[str, Any]) -> Workspace | State[Any]:
     """Everything is checked before anything starts: revision, overrides, card, raw pairs."""
     log = get_run_logger()
@@ -99,10 +99,10 @@ def run_stage(name: str, workspace: Workspace) -> State[Any] | None:
 
     Cancelling lets the training write a last checkpoint, within `run.grace_s`, and ends all that the stage started.
     """
-    commands = [["dvc", "repro", STAGES[name]]]
-    pointer = raw_pointer(Path(workspace.params.raw))
-    if name == "version" and pointer.exists():
-        commands.insert(0, ["dvc", "pull", str(pointer)])
+    commands = [["dvc", "repro", "--single-item", STAGES[name]]]  # those before it have just run
+    if name == "version":
+        pointer = raw_pointer(Path(workspace.params.raw))
+        commands = [*([["dvc", "pull", str(pointer)]] if pointer.exists() else []), ["dvc", "repro", STAGES[name]]]
     show = artifacts.Progress(name)
     try:
         for command in commands:
@@ -148,7 +148,7 @@ def _run(workspace: Workspace, command: list[str], show: Callable[[str], None]) 
         raise UserError(f"{' '.join(command)} ended with code {code}: {' | '.join(tail)}")
 
 
-@task(**_tried, name="approve")
+@task(**_tried, task_run_name="approve")
 def promote_approved(workspace: Workspace, version: int, reason: str) -> State[Any] | None:
     """Make the version champion, by a person's word."""
     try:
@@ -158,7 +158,7 @@ def promote_approved(workspace: Workspace, version: int, reason: str) -> State[A
     return None
 
 
-@task(**_tried, name="keep")
+@task(**_tried, task_run_name="keep")
 def keep_run(workspace: Workspace, result: dict[str, Any]) -> State[Any] | None:
     """What ran, in git and in the DVC remote; the MLflow run names the commit."""
     message = f"{flow_run.get_name()}: {result['model']} version {result['version']} {result['verdict']}"

@@ -1,4 +1,4 @@
-"""What a new cluster's services need once, safe to run again: buckets, the pipeline's account, the deployment.
+"""What a new cluster's services need once, safe to run again: buckets, the pipeline's account, the deployments.
 
 Runs where a Prefect client of the cluster would, in the root folder of the project, with the environment of
 infra/compose.yaml's service `first-start`. The account of MLflow's first administrator makes the pipeline's own.
@@ -7,17 +7,13 @@ infra/compose.yaml's service `first-start`. The account of MLflow's first admini
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import boto3
 from mlflow.exceptions import MlflowException
 from mlflow.server import get_app_client
+from services import deploy
 
 BUCKETS = ("mlflow", "dvc")
-POOL = "cluster"
-DEPLOYMENTS = Path(__file__).absolute().parent / "prefect.cluster.yaml"
 
 
 def make_buckets() -> None:
@@ -41,15 +37,7 @@ def make_account() -> None:
         client.create_user(name, os.environ["DPGAN_ACCOUNT_PASSWORD"])
 
 
-def deploy() -> None:
-    """The work pool, of the kind that POOL_TYPE names, and the flow's deployment in it."""
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    kind = os.environ.get("POOL_TYPE", "process")
-    subprocess.run([*prefect, "work-pool", "create", POOL, "--type", kind, "--overwrite"], check=True)
-    subprocess.run([*prefect, "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)], check=True)
-
-
 if __name__ == "__main__":
     make_buckets()
     make_account()
-    deploy()
+    deploy(os.environ)

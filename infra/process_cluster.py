@@ -61,7 +61,7 @@ class Cluster(Processes):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.ports = {name: free_port() for name in ("postgres", "s3", "mlflow", "prefect", "ray")}
+        self.ports = {name: free_port() for name in ("postgres", "s3", "mlflow", "prefect", "ray", "git")}
         names = ("postgres", "mlflow_db", "prefect_db", "s3", "admin", "session", "account", "prefect", "ray")
         self.secrets = {name: secrets.token_hex(24) for name in names}
         self.base = {
@@ -192,11 +192,8 @@ class Cluster(Processes):
                 lambda command=joined: self.run(command, self.base | self.ray),
             )
 
-    def train(self, repository: str) -> str:
-        """Run the pipeline of a repository to its end by way of a Prefect worker; the log of the flow run.
-
-        UserError where it does not end well.
-        """
+    def deploy(self, repository: str) -> None:
+        """Serve a copy of the repository by git, deploy its flow, and start a Prefect worker."""
         origin = self.folder / "origin"
         who = ["-c", "user.name=dpgan", "-c", "user.email=dpgan@localhost"]
         for command in (
@@ -206,22 +203,30 @@ class Cluster(Processes):
             ["git", "-C", str(origin), *who, "commit", "-qam", "The remote of the cluster"],
         ):
             self.run(command, self.base)
+        git = ["git", "daemon", f"--listen={HOST}", f"--port={self.ports['git']}", f"--base-path={self.folder}",
+               "--export-all", "--enable=receive-pack", "--reuseaddr"]  # fmt: skip
+        url = f"git://{HOST}:{self.ports['git']}/origin"
+        self.start("git", git, self.base, lambda: self.run(["git", "ls-remote", url], self.base))
         admin = self._mlflow_account("admin", "admin") | {
             "DPGAN_ACCOUNT": "dpgan",
             "DPGAN_ACCOUNT_PASSWORD": self.secrets["account"],
-            "DPGAN_REPOSITORY": f"file://{origin}",
+            "DPGAN_REPOSITORY": url,
         }
         first = [sys.executable, str(INFRA / "first_start.py")]
         self.run(first, self.base | self.s3 | self.prefect | admin, cwd=origin)
-        prefect = str(BIN / "prefect")
         self.start(
             "worker",
-            [prefect, "worker", "start", "--pool", "cluster"],
-            self.base | self.s3 | self.ray | self.mlflow | self.prefect | {"RAY_ADDRESS": self.ray_address},
+            [str(BIN / "prefect"), "worker", "start", "--pool", "dpgan"],
+            self.base | self.s3 | self.ray | self.mlflow | self.prefect
+            | {"RAY_ADDRESS": self.ray_address, "DPGAN_WORKSPACES": str(self.folder / "workspaces")},
             lambda: None,
-        )
+        )  # fmt: skip
+
+    def train(self, dataset: str = "toyscapes") -> str:
+        """Run the pipeline to its end by way of the worker; what Prefect's client said. UserError where it fails."""
+        command = [str(BIN / "prefect"), "deployment", "run", f"train-dpgan/{dataset}", "--watch"]
         try:
-            return self.run([prefect, "deployment", "run", "train-dpgan/cluster", "--watch"], self.base | self.prefect)
+            return self.run(command, self.base | self.prefect)
         except UserError as error:
             raise UserError(f"{error}\n{(self.folder / 'worker.log').read_text()[-8000:]}") from None
 
@@ -240,7 +245,8 @@ def main() -> None:
         cluster = Cluster(Path(name))
         try:
             cluster.up()
-            print(cluster.train(repository), cluster.champion(), sep="\n")
+            cluster.deploy(repository)
+            print(cluster.train(), cluster.champion(), sep="\n")
         except UserError as error:
             sys.exit(f"error: {error}")
         finally:

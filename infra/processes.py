@@ -28,6 +28,17 @@ def free_port() -> int:
         return port
 
 
+def taken(port: int) -> bool:
+    """Whether something listens on a TCP port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+        return False
+
+
 def ask(url: str) -> None:
     """Raises OSError where nothing answers at `url`, or with an error."""
     requests.get(url, timeout=10).raise_for_status()

@@ -183,7 +183,7 @@ def register(uri: str, name: str, run_id: str, content: Package) -> int:
     model = package(uri, run_id, content)
     tags = {key: model.tags[key] for key in (_DIGEST, _SIGNATURE)}
     with using(uri):
-        made = client.create_model_version(name, model.model_uri, run_id=run_id, tags=tags)
+        made = client.create_model_version(name, model.model_uri, run_id=run_id, tags=tags, model_id=model.model_id)
     return int(made.version)
 
 

@@ -30,7 +30,11 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
         paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        self.env = {
+            k: v
+            for k, v in os.environ.items()
+            if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS") and not k.startswith(("DPGAN_", "PREFECT_"))
+        }
         self.env |= {"PATH": paths, "PYTHONPATH": str(root), "DVC_GLOBAL_CONFIG_DIR": str(root / ".dvc-global")}
 
     def run(self, *command: str, code: int = 0) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -43,8 +44,6 @@ def promotion(project: Project) -> dict[str, object]:
 
 def runs(project: Project) -> list[tuple[str, str]]:
     """(run id, status) of every MLflow run."""
-    import sqlite3
-
     with sqlite3.connect(project.root / "mlruns/mlflow.db") as database:
         return list(database.execute("select run_uuid, status from runs order by start_time"))
 
@@ -233,15 +232,15 @@ def test_a_broken_contract_stops_the_pipeline(project: Project) -> None:
     assert "Traceback" not in error
 
 
-@pytest.mark.usefixtures("tmp_path")
 def test_the_flow_runs_the_same_stages(project: Project) -> None:
-    """On Prefect's embedded server: every stage a task, the scores and the picture as artifacts."""
+    """On Prefect's embedded server: every stage a task, the scores and the picture as artifacts, the run in git."""
     output = project.run(sys.executable, "-m", "flows.train_dpgan")
     assert "Completed" in output
-    import sqlite3
 
     with sqlite3.connect(project.root / ".prefect/prefect.db") as database:
         artifacts = {key for (key,) in database.execute("select key from artifact where key is not null")}
         tasks = {name for (name,) in database.execute("select name from task_run")}
     assert {"data-report", "scores", "contact-sheet", "verdict"} <= artifacts
-    assert {"index", "validate", "prepare", "judge", "train", "evaluate", "promote"} <= tasks
+    assert {"version", "validate", "prepare", "judge", "train", "evaluate", "promote"} <= tasks
+    kept = project.run("git", "show", "runs/toyscapes:build/scores.json")
+    assert json.loads(kept) == json.loads((project.root / "build/scores.json").read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from conftest import ROOT
+from prefect_client import PrefectClient
 
 from dpgan.errors import UserError
 
@@ -60,7 +61,13 @@ def test_it_trains_to_a_champion(cluster: Cluster, tmp_path: Path) -> None:
     (clone.root / "params.yaml").write_text(PARAMS)
     clone.edit("data/toyscapes/dataset.yaml", "{train: 32, val: 8,", "{train: 128, val: 32,")
     clone.commit("enough to beat the floor")
-    cluster.train(str(clone.root))
+    cluster.deploy(str(clone.root))
+    client = PrefectClient(f"{cluster.url('prefect')}/api", cluster.prefect["PREFECT_API_AUTH_STRING"])
+    run = client.start("toyscapes", approval=True)
+    client.wait(run, "Paused")
+    client.decide(run, promote=True, reason="it paints streets")
+    client.wait(run, "Completed")
+    assert "it paints streets" in client.logs(run)
     assert "version 1 of dpgan-toyscapes paints uint8 (32, 64, 3)" in cluster.champion()
     for node in ("ray-head", "ray-worker"):
         assert list((cluster.folder / node / "dpgan").glob("*/meta.json")), "each node fetched the data from the store"

@@ -1,0 +1,176 @@
+"""`make up`, runs by way of deployments, and `make down`: real services in a tiny project. Tests run in their order."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect_client import PrefectClient
+
+from .conftest import Project, make_clone
+
+LONG = {"train.images": 160}  # long enough to be cancelled in the middle
+
+
+class Services(Project):
+    """A project, and its services."""
+
+    def services(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.root / ".services/services.json").read_text())
+        return found
+
+    def make(self, *words: str, code: int = 0) -> str:
+        return self.run(sys.executable, "infra/services.py", *words, code=code)
+
+    @property
+    def prefect(self) -> PrefectClient:
+        return PrefectClient(f"{self.services()['prefect']['url']}/api")
+
+    def workspace(self, dataset: str) -> Path:
+        return self.root / ".services/workspaces" / dataset
+
+    def processes(self, dataset: str) -> list[str]:
+        """Command lines of what works in a dataset's workspace."""
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+        return [line for line in listed if str(self.workspace(dataset)) in line]
+
+    def checkpoint(self, dataset: str) -> Path:
+        """The newest checkpoint of the training that goes on, as soon as there is one."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            if found := sorted(self.workspace(dataset).glob("runs/*/checkpoints/images_*")):
+                return found[-1]
+            time.sleep(0.2)
+        raise AssertionError("no checkpoint")
+
+    def mlflow_runs(self) -> list[tuple[str, str]]:
+        with sqlite3.connect(self.root / "mlruns/mlflow.db") as database:
+            return database.execute("select run_uuid, status from runs order by start_time").fetchall()
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    clone = make_clone(tmp_path_factory.mktemp("services"))
+    project = Services(clone.root)
+    for name in ("dataset.yaml", "dvc.yaml", "accepted.json"):  # a second dataset that needs no download
+        text = (project.root / "data/toyscapes" / name).read_text()
+        (project.root / "data/streets").mkdir(exist_ok=True)
+        (project.root / "data/streets" / name).write_text(text.replace("name: toyscapes", "name: streets"))
+    project.commit("another dataset")
+    try:
+        project.make("up")
+        yield project
+    finally:
+        project.make("down")
+        left = [line for line in project.processes("") if "pytest" not in line]
+        assert not left, left
+
+
+def test_all_answer_on_loopback_only_and_the_client_finds_them(services: Services) -> None:
+    found = services.services()
+    assert set(found) == {"mlflow", "prefect", "worker"}
+    for service in found.values():
+        tree = [psutil.Process(service["pid"]), *psutil.Process(service["pid"]).children(recursive=True)]
+        ports = {c.laddr for process in tree for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        assert {address.ip for address in ports} <= {"127.0.0.1"}
+    listed = services.run("prefect", "deployment", "ls")
+    for name in ("toyscapes", "camvid", "cityscapes", "ade20k", "ade20k-outdoor", "coco-stuff"):
+        assert f"train-dpgan/{name}" in listed
+        deployment = services.prefect.get(f"deployments/name/train-dpgan/{name}")
+        assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
+    automations = services.prefect.post("automations/filter")
+    assert len(automations) == 6
+    assert not any(automation["enabled"] for automation in automations)
+    assert services.run("git", "status", "--porcelain") == ""
+
+
+def test_what_is_up_stays_and_what_has_died_is_started(services: Services) -> None:
+    before = services.services()
+    psutil.Process(before["worker"]["pid"]).kill()
+    output = services.make("up")
+    assert "mlflow   is up already" in output
+    after = services.services()
+    assert {name for name in after if after[name] != before[name]} == {"worker"}
+    assert "PREFECT_PORT=N" not in services.make("up", "--prefect-port", "4200"), "it is up: there is nothing to choose"
+
+
+def test_without_its_data_the_first_task_says_what_to_download(services: Services) -> None:
+    run = services.prefect.start("cityscapes")
+    with pytest.raises(AssertionError):
+        services.prefect.wait(run, "Completed")
+    state, message = services.prefect.state(run)
+    assert state == "Failed"
+    assert str(services.root / "data/cityscapes/raw") in message
+    assert "http" in message
+    assert services.prefect.tasks(run) == {"workspace": "Failed"}
+    assert "Traceback" not in services.prefect.logs(run)
+
+
+def test_a_mistyped_override_ends_the_run_before_anything_starts(services: Services) -> None:
+    run = services.prefect.start("toyscapes", overrides={"train.imges": 3})
+    with pytest.raises(AssertionError):
+        services.prefect.wait(run, "Completed")
+    assert "did you mean 'images'" in services.prefect.state(run)[1]
+    assert services.prefect.tasks(run) == {"workspace": "Failed"}
+    assert "runs/" not in services.run("git", "branch", "--list")
+
+
+def test_two_datasets_at_once_a_queue_and_a_cancel_that_leaves_a_resumable_run(services: Services) -> None:
+    prefect = services.prefect
+    first = prefect.start("toyscapes", overrides=LONG)
+    services.checkpoint("toyscapes")
+    other = prefect.start("camvid", dataset="streets")
+    second = prefect.start("toyscapes", overrides=LONG)
+    prefect.wait(second, "AwaitingConcurrencySlot")
+    prefect.wait(other, "Running")
+    assert prefect.state(first)[0] == "Running", "the other dataset's run began while this one trains"
+
+    services.run("prefect", "flow-run", "cancel", first)
+    prefect.wait(first, "Cancelled")
+    left = services.checkpoint("toyscapes")
+    assert (left / "manifest.json").exists()
+    assert "KILLED" in [status for _, status in services.mlflow_runs()]
+
+    message = prefect.wait(second, "Completed", 900)
+    assert not message
+    assert "goes on from the checkpoint" in prefect.logs(second)
+    prefect.wait(other, "Completed", 900)
+    runs = services.mlflow_runs()
+    assert [status for _, status in runs] == ["FINISHED", "FINISHED"], "one a dataset: the second run is the first's"
+
+    shown = prefect.artifacts(second)
+    assert {"data-report", "train-progress", "mlflow-run", "scores", "contact-sheet", "verdict"} <= set(shown)
+    assert f"runs/{runs[0][0]}" in shown["mlflow-run"]
+    assert shown["train-progress"] == 100
+    assert "refused" in shown["verdict"], "a tiny network is behind the floor: refused, and the run is complete"
+    assert list(prefect.tasks(second).values()) == ["Completed"] * 9
+    for dataset in ("toyscapes", "streets"):
+        assert "schema" in services.run("git", "show", f"runs/{dataset}:dvc.lock")
+    assert list((services.root / "storage/files/md5").iterdir()), "pushed to the DVC remote"
+    assert (services.root / "params.yaml").read_text() == services.run("git", "show", "HEAD:params.yaml")
+
+
+def test_down_ends_a_run_with_its_checkpoint_and_nothing_else(services: Services) -> None:
+    services.prefect.start("toyscapes", overrides={"train.images": 164})
+    services.checkpoint("toyscapes")
+    pids = [service["pid"] for service in services.services().values()]
+    with subprocess.Popen(["sleep", "300"]) as bystander:
+        try:
+            output = services.make("down")
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+    assert "worker   ended" in output
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert not services.processes("toyscapes")
+    assert (services.checkpoint("toyscapes") / "manifest.json").exists()
+    assert not (services.root / "prefect.toml").exists()
+    assert "down" in services.make("down"), "nothing is up: nothing to do"

@@ -1,0 +1,75 @@
+"""What `make up` remembers of its processes, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from dpgan.errors import UserError
+
+sys.path.insert(0, str(ROOT / "infra"))
+import services
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, path in {
+        "STATE": tmp_path,
+        "RECORD": tmp_path / "services.json",
+        "CLIENT": tmp_path / "prefect.toml",
+    }.items():
+        monkeypatch.setattr(services, name, path)
+    return tmp_path
+
+
+def test_a_process_is_known_by_more_than_its_number() -> None:
+    mine = services.Service.of(os.getpid(), "")
+    assert mine.alive
+    assert not dataclasses.replace(mine, ticks=mine.ticks + 1).alive, "the number was given to another process"
+    assert not dataclasses.replace(mine, boot="before the reboot").alive
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    assert not services.Service.of(ended.pid, "").alive
+
+
+def test_down_leaves_a_process_alone_that_has_taken_the_number(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            record = services.Service.of(other.pid, "http://127.0.0.1:1")
+            services._record({"mlflow": dataclasses.replace(record, ticks=record.ticks - 1)})
+            services.CLIENT.write_text("# mine\n")
+            services.down()
+            assert other.poll() is None
+            assert services.CLIENT.exists(), "not written by `make up`"
+            services._record({"mlflow": record})
+            services.down()
+            assert not record.alive
+        finally:
+            other.kill()
+    assert "mlflow   ended" in capsys.readouterr().out
+    assert not services.recorded()
+
+
+@pytest.mark.usefixtures("state")
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(
+            UserError, match=f"port {port} of 127.0.0.1 is taken; choose another: make up MLFLOW_PORT=N"
+        ):
+            services.up({"mlflow": port, "prefect": None})
+
+
+@pytest.mark.usefixtures("state")
+def test_one_at_a_time() -> None:
+    with services._alone(), pytest.raises(UserError, match="another `make up`"), services._alone():
+        pass
