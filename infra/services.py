@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -154,23 +155,25 @@ def up(ports: Mapping[str, int | None]) -> None:
     CLIENT.write_text(f'{WRITTEN}[api]\nurl = "{url["prefect"]}/api"\n\n[server]\nanalytics_enabled = false\n')
     print("deploys", flush=True)
     deploy(environment)
-    start("worker", ["prefect", "worker", "start", "--pool", POOL], lambda: _need_worker(url["prefect"]))
+    now = datetime.now(UTC).isoformat()
+    start("worker", ["prefect", "worker", "start", "--pool", POOL], lambda: _need_worker(url["prefect"], now))
     print(f"\nPrefect  {url['prefect']}\nMLflow   {url['mlflow']}\n")
     print(".venv/bin/prefect deployment run train-dpgan/toyscapes --watch")
 
 
 def deploy(environment: Mapping[str, str]) -> None:
-    """The work pool and the deployments of prefect.yaml; safe to run again."""
+    """The work pool, the deployments of prefect.yaml, the automation for lost runs; safe to run again."""
+    prefect = ["-m", "prefect", "--no-prompt"]
     for command in (
-        ["work-pool", "create", POOL, "--type", "process", "--overwrite"],
-        ["deploy", "--all", "--prefect-file", str(INFRA / "prefect.yaml")],
+        [*prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite"],
+        [*prefect, "deploy", "--all", "--prefect-file", str(INFRA / "prefect.yaml")],
+        [str(INFRA / "automations.py")],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *command],
-            cwd=PROJECT, env=dict(environment), capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [sys.executable, *command], cwd=PROJECT, env=dict(environment), capture_output=True, text=True, check=False
+        )
         if done.returncode:
-            raise UserError(f"prefect {' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+            raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 def _port(name: str, asked: int | None) -> int:
@@ -180,9 +183,10 @@ def _port(name: str, asked: int | None) -> int:
     return asked or (free_port() if taken(PORTS[name]) else PORTS[name])
 
 
-def _need_worker(url: str) -> None:
+def _need_worker(url: str, since: str) -> None:
+    """UserError where no worker of the pool has been heard of since an ISO time."""
     workers: list[dict[str, Any]] = requests.post(f"{url}/api/work_pools/{POOL}/workers/filter", timeout=10).json()
-    if not any(worker.get("status") == "ONLINE" for worker in workers):
+    if not any((worker.get("last_heartbeat_time") or "") > since for worker in workers):
         raise UserError("no worker is online yet")
 
 
