@@ -8,6 +8,13 @@ from dpgan.config import Params, train_settings
 from dpgan.evaluation.tables import OASIS, OURS, SPADE, TABLES, Run, missing, render, score_named
 
 
+WHOLE = {
+    **{name: 1.0 for table in TABLES for _, name in table.columns if name.startswith("cost_")},
+    **{f"fid_lite0_objects_{size}": 1.0 for size in ("all", "large", "medium", "small")},
+    **dict.fromkeys(("fid_lite0_x0.5", "fid_lite0_x2", "fid_lite0_deviation", "obj_miou_trained"), 1.0),
+}
+
+
 def run(name: str, settings: dict[str, object], fid: float, **scores: float) -> Run:
     return Run(name, {**OURS, **settings}, {"fid_lite0": fid, "miou_trained": 40.0, **scores}, seconds=90)
 
@@ -51,9 +58,16 @@ def test_what_is_missing_is_asked_for_once() -> None:
     assert {} in everything, "the method itself"
     assert everything.count(OASIS) == 1, "table 1, 3, 4a, S1, S2 and S5 share it"
     assert SPADE in everything
-    left = [one.train for one in missing([run("a", {}, 1.0), run("b", OASIS, 1.0)])]
+    left = [one.train for one in missing([run("a", {}, 1.0, **WHOLE), run("b", OASIS, 1.0, **WHOLE)])]
     assert len(left) == len(everything) - 2
     assert OASIS not in left
+
+
+@pytest.mark.parametrize("lacking", ["fid_lite0_objects_small", "fid_lite0_deviation", "fid_lite0_x2"])
+def test_a_run_that_is_not_evaluated_as_a_table_needs_is_asked_for(lacking: str) -> None:
+    whole = dict(WHOLE)
+    del whole[lacking]
+    assert OASIS in [one.train for one in missing([run("b", OASIS, 1.0, **whole)])]
 
 
 def test_an_experiment_is_evaluated_as_all_of_its_tables_need() -> None:

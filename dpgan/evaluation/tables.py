@@ -175,13 +175,22 @@ class Experiment:
 
 
 def missing(runs: Sequence[Run]) -> list[Experiment]:
-    """What no run has trained yet, each once, with all that the tables where it stands need of its evaluation."""
+    """What no run has trained yet, or not evaluated as a table needs, each once, with all that its tables need."""
     wanted: list[Experiment] = []
     for table in TABLES:
         for row in table.rows:
             settings = {key: value for key, value in row.trained.items() if value != OURS[key]}
-            if _newest(row, runs) is None and settings not in [other.train for other in wanted]:
+            if not _filled(table, row, runs) and settings not in [other.train for other in wanted]:
                 name = re.sub(r"[^a-z0-9]+", "-", f"table-{table.key} {row.name}".lower()).strip("-")
                 everywhere = [other.evaluate for other in TABLES if row.trained in [one.trained for one in other.rows]]
                 wanted.append(Experiment(name, settings, {k: v for needed in everywhere for k, v in needed.items()}))
     return wanted
+
+
+def _filled(table: Table, row: Row, runs: Sequence[Run]) -> bool:
+    """Whether a run has a score, with its deviation where the table asks for several noises, in every column."""
+    run = _newest(row, runs)
+    if run is None:
+        return False
+    names = [score_named(pattern, run.scores) for _, pattern in table.columns]
+    return None not in names and ("noise_seeds" not in table.evaluate or f"{names[0]}_deviation" in run.scores)
