@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import ray
@@ -39,7 +40,7 @@ def start_ray(cpus: int) -> None:
         try:
             if host and port.isdigit():  # asked first: Ray alone would retry for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(**quiet)
+            ray.init(**quiet, runtime_env={"py_modules": [str(Path(__file__).parent)]})  # the nodes run our revision
             signal.signal(signal.SIGTERM, handler)
         except OSError as error:
             raise UserError(
@@ -59,6 +60,8 @@ def start_ray(cpus: int) -> None:
             )
         # "local": our own, also where `ray start` has left one running.
         ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+        if (token := Path.home() / ".ray" / "auth_token").exists():
+            token.chmod(0o600)  # Ray leaves it to be read by everybody, and whoever has it may run code here
         signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -7,7 +7,6 @@ import pytest
 from dpgan.config import Params, train_settings
 from dpgan.evaluation.tables import OASIS, OURS, SPADE, TABLES, Run, missing, render, score_named
 
-
 WHOLE = {
     **{name: 1.0 for table in TABLES for _, name in table.columns if name.startswith("cost_")},
     **{f"fid_lite0_objects_{size}": 1.0 for size in ("all", "large", "medium", "small")},
