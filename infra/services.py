@@ -38,7 +38,7 @@ RECORD, CLIENT = STATE / "services.json", PROJECT / "prefect.toml"
 POOL = "dpgan"
 PORTS = {"mlflow": 5000, "prefect": 4200}
 WRITTEN = "# Written by `make up`, deleted by `make down`: Prefect's client finds the server of this project by it.\n"
-STOP_S = 120  # for a training that is cut off, to write its checkpoint; then what is left is killed
+STOP_S = 300  # for a training that is cut off, to write its checkpoint; then what is left is killed
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,17 @@ def _alone() -> Iterator[None]:
 
 def up(ports: Mapping[str, int | None]) -> None:
     """Start what is not up, wait until it answers, deploy. UserError with a log's end where something does not."""
-    services = {name: service for name, service in recorded().items() if service.alive}
+    before = recorded()
+    services = {name: service for name, service in before.items() if service.alive}
     for name in services:
         print(f"{name:<8} is up already", flush=True)
     url = {
-        name: services[name].url if name in services else f"http://{HOST}:{_port(name, ports[name])}" for name in PORTS
+        name: services[name].url if name in services else _address(name, ports[name], before.get(name))
+        for name in PORTS
     }
+    if "worker" in services and any(name in before and before[name].url != url[name] for name in PORTS):
+        raise UserError("the worker knows a server at a port that another process has taken: `make down`, `make up`")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # ours serves the project's own store
     store = open_store(PROJECT)
     environment = {
         **os.environ,
@@ -176,11 +181,12 @@ def deploy(environment: Mapping[str, str]) -> None:
             raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def _port(name: str, asked: int | None) -> int:
-    """The port that was asked for, the usual one, or one that is free."""
+def _address(name: str, asked: int | None, before: Service | None) -> str:
+    """With the port that was asked for, that of the time before, the usual one, or one that is free."""
     if asked is not None and taken(asked):
         raise UserError(f"port {asked} of {HOST} is taken; choose another: make up {name.upper()}_PORT=N")
-    return asked or (free_port() if taken(PORTS[name]) else PORTS[name])
+    wanted = asked or (int(before.url.rpartition(":")[2]) if before else PORTS[name])
+    return f"http://{HOST}:{free_port() if taken(wanted) else wanted}"
 
 
 def _need_worker(url: str, since: str) -> None:
