@@ -18,6 +18,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ class Cluster(Processes):
                 name,
                 [str(BIN / "ray"), "start", "--block", "--num-cpus=2", "--object-store-memory=200000000", *how],
                 self.base | self.s3 | self.ray | self.mlflow | {"NODE_DISK": str(self.folder / name)},
-                lambda command=joined: self.run(command, self.base | self.ray),
+                partial(self.run, joined, self.base | self.ray),
             )
 
     def deploy(self, repository: str) -> None:
