@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from conftest import ROOT
@@ -85,7 +87,7 @@ def test_compose_names_only_what_there_is() -> None:
 
 def test_compose_asks_for_every_secret_and_holds_none() -> None:
     text = (INFRA / "compose.yaml").read_text()
-    asked = set(re.findall(r"\$\{(\w+)", text))
+    asked = {*re.findall(r"\$\{(\w+)", text), "COMPOSE_PROJECT_NAME"}
     example = dict(line.split("=", 1) for line in (INFRA / ".env.example").read_text().splitlines() if "=" in line[:30])
     assert asked == set(example)
     secret = {name for name in asked if re.search("PASSWORD|KEY|TOKEN", name)}
@@ -98,6 +100,18 @@ def test_compose_asks_for_every_secret_and_holds_none() -> None:
                 assert "${" in value, name
     ignored = subprocess.run(["git", "check-ignore", "-q", "infra/.env"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose (Debian's package) is not installed")
+@pytest.mark.parametrize("more", [[], ["-f", "compose.gpu.yaml"]], ids=["cpu", "gpu"])
+def test_docker_compose_reads_it(more: list[str], tmp_path: Path) -> None:
+    filled = re.sub(r"^(\w+)=$", r"\1=filled", (INFRA / ".env.example").read_text(), flags=re.M)
+    (tmp_path / ".env").write_text(filled)
+    command = ["docker-compose", "--env-file", str(tmp_path / ".env"), "-f", "compose.yaml", *more, "config"]
+    done = subprocess.run(command, cwd=INFRA, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(yaml.safe_load(done.stdout)["services"]) == set(SERVICES)
+    assert "variable is not set" not in done.stderr
 
 
 def test_compose_is_closed_and_unprivileged() -> None:
@@ -127,6 +141,27 @@ def test_the_image_is_pinned_and_runs_as_nobody_special() -> None:
         for source in sources.split():
             assert (ROOT / source).exists(), source
             assert f"!{source}\n" in allowed, source
+
+
+def objects() -> Iterator[dict[str, Any]]:
+    """Every object as Kubernetes' own schemas know it: a pod of Ray's, whose kind they do not know, as a Pod."""
+    for item in OBJECTS:
+        if item["kind"] != "RayCluster":
+            yield item
+            continue
+        for group in (item["spec"]["headGroupSpec"], *item["spec"]["workerGroupSpecs"]):
+            yield {"apiVersion": "v1", "kind": "Pod", **group["template"]}
+    rendered = json.dumps(POOL["job_configuration"]["job_manifest"])
+    for name, value in {"labels": "{}", "command": "[]", "finished_job_ttl": "60"}.items():
+        rendered = rendered.replace(f'"{{{{ {name} }}}}"', value)
+    yield json.loads(rendered)
+
+
+@pytest.mark.parametrize(
+    "item", list(objects()), ids=lambda item: f"{item['kind']} {item.get('metadata', {}).get('name')}"
+)
+def test_kubernetes_takes_it(item: dict[str, Any]) -> None:
+    kubernetes_validate.validate(item, "1.34", strict=True)
 
 
 def test_kubernetes_names_only_what_there_is() -> None:
