@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dpgan.errors import UserError
 
 HOST = "127.0.0.1"
 START_S = 300  # until a service must answer, on a busy machine
+STARTED_BY = "DPGAN_STARTED_BY"  # in the environment of a service, and so of all that it starts
 
 
 def free_port() -> int:
@@ -39,9 +41,88 @@ def taken(port: int) -> bool:
         return False
 
 
+def next_free(port: int, besides: Collection[int] = ()) -> int:
+    """The first port from `port` on that nothing listens on, and that is none of `besides`."""
+    while port in besides or taken(port):
+        port += 1
+    return port
+
+
 def ask(url: str) -> None:
     """Raises OSError where nothing answers at `url`, or with an error."""
     requests.get(url, timeout=10).raise_for_status()
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that we started. Its id alone may be another process's by now: boot and start time tell."""
+
+    pid: int
+    boot: str
+    ticks: int
+    url: str
+
+    @staticmethod
+    def of(pid: int, url: str) -> Service:
+        return Service(pid, _boot(), _ticks(pid) or 0, url)
+
+    @property
+    def alive(self) -> bool:
+        return self.boot == _boot() and self.ticks == _ticks(self.pid)
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None where there is none, or only its exit code."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def started_by(mark: str) -> set[psutil.Process]:
+    """What has `mark` in its environment, whoever its parent is by now, and its children (Ray's hide theirs)."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(STARTED_BY) == mark:
+                found |= {process, *process.children(recursive=True)}
+    return found
+
+
+def end(name: str, mark: str, service: Service | None, patience_s: float) -> bool:
+    """End a service, what it started, and what outlived an earlier one of the same mark; whether there was anything.
+
+    SIGTERM goes to those whose parent is not among them: they pass it on. What is left after `patience_s` is killed.
+    """
+    tree = started_by(mark)
+    if service is not None and service.alive:
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(service.pid)
+            tree |= {root, *root.children(recursive=True)}
+    if not tree:
+        return False
+    numbers = {process.pid for process in tree}
+    for process in tree:
+        with suppress(psutil.NoSuchProcess):
+            if process.ppid() not in numbers:
+                process.terminate()
+    began = told = time.monotonic()
+    while left := set(psutil.wait_procs(tree, timeout=0.5)[1]) | started_by(mark):
+        tree, now = left, time.monotonic()
+        if now - began > patience_s:
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        elif now - told > 5:
+            told = now
+            print(f"{name:<8} waits for {len(left)} processes to end: {min(p.pid for p in left)}", flush=True)
+    print(f"{name:<8} ended", flush=True)
+    return True
 
 
 class Processes:

@@ -18,14 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import requests
-from processes import HOST, START_S, ask, free_port, taken
+from processes import HOST, START_S, STARTED_BY, Service, ask, end, next_free, started_by, taken
 
 from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
@@ -39,37 +38,6 @@ POOL = "dpgan"
 PORTS = {"mlflow": 5000, "prefect": 4200}
 WRITTEN = "# Written by `make up`, deleted by `make down`: Prefect's client finds the server of this project by it.\n"
 STOP_S = 300  # for a training that is cut off, to write its checkpoint; then what is left is killed
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process that we started. Its id alone may be another process's by now: boot and start time tell."""
-
-    pid: int
-    boot: str
-    ticks: int
-    url: str
-
-    @staticmethod
-    def of(pid: int, url: str) -> Service:
-        return Service(pid, _boot(), _ticks(pid) or 0, url)
-
-    @property
-    def alive(self) -> bool:
-        return self.boot == _boot() and self.ticks == _ticks(self.pid)
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None where there is none, or only its exit code."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
 
 
 def recorded() -> dict[str, Service]:
@@ -101,15 +69,13 @@ def up(ports: Mapping[str, int | None]) -> None:
     """Start what is not up, wait until it answers, deploy. UserError with a log's end where something does not."""
     before = recorded()
     services = {name: service for name, service in before.items() if service.alive}
+    if CLIENT.exists() and not CLIENT.read_text().startswith(WRITTEN):
+        raise UserError(f"{CLIENT} is not ours, and Prefect's client would read it; move it away, then `make up` again")
     for name in services:
         print(f"{name:<8} is up already", flush=True)
-    url = {
-        name: services[name].url if name in services else _address(name, ports[name], before.get(name))
-        for name in PORTS
-    }
-    if "worker" in services and any(name in before and before[name].url != url[name] for name in PORTS):
-        raise UserError("the worker knows a server at a port that another process has taken: `make down`, `make up`")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # ours serves the project's own store
+    if "mlflow" not in services:  # MLflow's workers outlive it, and hold its port
+        end("mlflow", _mark("mlflow"), None, patience_s=30)
+    url = _urls(before, services, ports)
     store = open_store(PROJECT)
     environment = {
         **os.environ,
@@ -127,7 +93,7 @@ def up(ports: Mapping[str, int | None]) -> None:
         log = STATE / f"{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=PROJECT, env=environment,
+                [sys.executable, "-m", *command], cwd=PROJECT, env=environment | {STARTED_BY: _mark(name)},
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
         services[name] = Service.of(process.pid, url.get(name, ""))
@@ -160,6 +126,8 @@ def up(ports: Mapping[str, int | None]) -> None:
     CLIENT.write_text(f'{WRITTEN}[api]\nurl = "{url["prefect"]}/api"\n\n[server]\nanalytics_enabled = false\n')
     print("deploys", flush=True)
     deploy(environment)
+    if "worker" not in services and not started_by(_mark("worker")):  # a worker's runs may outlive it
+        _end_lost_runs(url["prefect"])
     now = datetime.now(UTC).isoformat()
     start("worker", ["prefect", "worker", "start", "--pool", POOL], lambda: _need_worker(url["prefect"], now))
     print(f"\nPrefect  {url['prefect']}\nMLflow   {url['mlflow']}\n")
@@ -181,12 +149,30 @@ def deploy(environment: Mapping[str, str]) -> None:
             raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def _address(name: str, asked: int | None, before: Service | None) -> str:
-    """With the port that was asked for, that of the time before, the usual one, or one that is free."""
-    if asked is not None and taken(asked):
-        raise UserError(f"port {asked} of {HOST} is taken; choose another: make up {name.upper()}_PORT=N")
-    wanted = asked or (int(before.url.rpartition(":")[2]) if before else PORTS[name])
-    return f"http://{HOST}:{free_port() if taken(wanted) else wanted}"
+def _mark(name: str) -> str:
+    """What a service of this project, and all that it starts, has in its environment."""
+    return str(STATE / name)
+
+
+def _urls(
+    before: Mapping[str, Service], services: Mapping[str, Service], ports: Mapping[str, int | None]
+) -> dict[str, str]:
+    """Where the servers are, or will be: at the port that was asked for, where they were, or at the next free one."""
+    url = {name: services[name].url for name in PORTS if name in services}
+    used = {int(address.rpartition(":")[2]) for address in url.values()} | {port for port in ports.values() if port}
+    for name in (name for name in PORTS if name not in url):
+        port = ports[name]
+        if port is None:
+            port = next_free(int(before[name].url.rpartition(":")[2]) if name in before else PORTS[name], used)
+            used.add(port)
+        elif not 0 < port < 65536:
+            raise UserError(f"port {port}: a number from 1 to 65535 is needed")
+        elif taken(port) or f"http://{HOST}:{port}" in url.values():
+            raise UserError(f"port {port} of {HOST} is taken; choose another: make up {name.upper()}_PORT=N")
+        url[name] = f"http://{HOST}:{port}"
+        if name in before and "worker" in services and url[name] != before[name].url:
+            raise UserError(f"the worker looks for {name} at {before[name].url}; `make down`, then `make up` again")
+    return url
 
 
 def _need_worker(url: str, since: str) -> None:
@@ -196,34 +182,28 @@ def _need_worker(url: str, since: str) -> None:
         raise UserError("no worker is online yet")
 
 
+def _end_lost_runs(url: str) -> None:
+    """Runs that have lost their process are crashed: as running, they would hold up the next one of their dataset."""
+    state = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}
+    query: dict[str, Any] = {"flow_runs": {"state": state}, "work_pools": {"name": {"any_": [POOL]}}}
+    crashed = {"type": "CRASHED", "message": "its process is gone; a new run goes on from its last checkpoint"}
+    for run in requests.post(f"{url}/api/flow_runs/filter", json=query, timeout=30).json():
+        requests.post(f"{url}/api/flow_runs/{run['id']}/set_state", json={"state": crashed}, timeout=30)
+        print(f"run {run['name']} was cut off", flush=True)
+
+
 def down() -> None:
     """End the worker with the runs that it runs, which leave a checkpoint, then the servers."""
     services = recorded()
     for name in ("worker", "prefect", "mlflow"):
-        if name in services and services[name].alive:
-            _end(name, services[name].pid)
+        end(name, _mark(name), services.get(name), STOP_S)
+        if name == "worker" and "prefect" in services and services["prefect"].alive:
+            with suppress(OSError):  # a server that does not answer is ended all the same
+                _end_lost_runs(services["prefect"].url)
     if CLIENT.exists() and CLIENT.read_text().startswith(WRITTEN):
         CLIENT.unlink()
     RECORD.unlink(missing_ok=True)
     print("down; databases, logs and workspaces stay in .services/")
-
-
-def _end(name: str, pid: int) -> None:
-    """End a process and all that it started."""
-    root = psutil.Process(pid)
-    tree = [root, *root.children(recursive=True)]
-    root.terminate()
-    began = told = time.monotonic()
-    while left := psutil.wait_procs(tree, timeout=0.5)[1]:
-        now = time.monotonic()
-        if now - began > STOP_S:
-            for process in left:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        elif now - told > 5:
-            told = now
-            print(f"{name:<8} waits for {len(left)} processes to end: {left[-1].pid}", flush=True)
-    print(f"{name:<8} ended", flush=True)
 
 
 def main() -> None:
@@ -234,15 +214,23 @@ def main() -> None:
         starting.add_argument(f"--{name}-port", type=int, help=f"default: {port}, or a free one")
     commands.add_parser("down", help=(down.__doc__ or "").split(".")[0])
     given = parser.parse_args()
+    elsewhere = os.environ.get("PREFECT_API_URL")
+    for name in [name for name in os.environ if name == "MLFLOW_TRACKING_URI" or name.startswith("PREFECT_")]:
+        del os.environ[name]  # the services are this project's own, whatever else the user works with
     quiet_environment()
     try:
         with _alone():
             if given.command == "up":
                 up({name: getattr(given, f"{name}_port") for name in PORTS})
+                if elsewhere:
+                    print(f"\nPREFECT_API_URL={elsewhere} is set in this shell, and the client goes there; unset it")
             else:
                 down()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; `make {given.command}` goes on, `make down` ends what is up", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
