@@ -73,3 +73,37 @@ def test_a_port_that_is_taken() -> None:
 def test_one_at_a_time() -> None:
     with services._alone(), pytest.raises(UserError, match="another `make up`"), services._alone():
         pass
+
+
+def test_servers_stay_where_they_were_and_apart() -> None:
+    free = services.next_free(20000)
+    old = {name: services.Service(1, "", 1, f"http://127.0.0.1:{free}") for name in ("mlflow",)}
+    url = services._urls(old, {}, {"mlflow": None, "prefect": None})
+    assert url["mlflow"] == f"http://127.0.0.1:{free}"
+    url = services._urls({}, {}, {"mlflow": None, "prefect": services.next_free(5000)})
+    assert url["mlflow"] != url["prefect"], "the default of one was asked for as the other's"
+    with pytest.raises(UserError, match=f"port {free} of 127.0.0.1 is taken; choose another: make up PREFECT_PORT=N"):
+        services._urls({}, {}, {"mlflow": free, "prefect": free})
+    worker = services.Service(1, "", 1, "")
+    with pytest.raises(UserError, match=f"the worker looks for mlflow at http://127.0.0.1:{free}; `make down`"):
+        services._urls(old, {"worker": worker}, {"mlflow": services.next_free(free + 1), "prefect": None})
+
+
+def test_the_next_free_port() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert services.next_free(port) > port
+    assert services.next_free(port, {port}) > port
+
+
+def test_what_outlived_its_service_is_found_and_ended() -> None:
+    script = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True)"
+    mark = str(ROOT / ".services" / "test")
+    subprocess.run([sys.executable, "-c", script], env=os.environ | {"DPGAN_STARTED_BY": mark}, check=True)
+    assert len(services.started_by(mark)) == 1
+    assert not services.started_by(f"{mark}er")
+    assert services.end("test", mark, None, 10)
+    assert not services.started_by(mark)
+    assert not services.end("test", mark, None, 10)

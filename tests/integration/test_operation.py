@@ -4,59 +4,18 @@ from __future__ import annotations
 
 import json
 import queue
-import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from prefect_client import PrefectClient
 
-from .conftest import Project, make_clone
+from .conftest import Services, make_clone
 
 LONG = {"train.images": 160}  # long enough to be cancelled in the middle
-
-
-class Services(Project):
-    """A project, and its services."""
-
-    def services(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.root / ".services/services.json").read_text())
-        return found
-
-    def make(self, *words: str, code: int = 0) -> str:
-        return self.run(sys.executable, "infra/services.py", *words, code=code)
-
-    @property
-    def prefect(self) -> PrefectClient:
-        return PrefectClient(f"{self.services()['prefect']['url']}/api")
-
-    def workspace(self, dataset: str) -> Path:
-        return self.root / ".services/workspaces" / dataset
-
-    def processes(self, dataset: str) -> list[str]:
-        """Command lines of what works in a dataset's workspace."""
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-        return [line for line in listed if str(self.workspace(dataset)) in line]
-
-    def checkpoint(self, dataset: str) -> Path:
-        """The newest checkpoint of the training that goes on, as soon as there is one."""
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            if found := sorted(self.workspace(dataset).glob("runs/*/checkpoints/images_*")):
-                return found[-1]
-            time.sleep(0.2)
-        raise AssertionError("no checkpoint")
-
-    def mlflow_runs(self) -> list[tuple[str, str]]:
-        with sqlite3.connect(self.root / "mlruns/mlflow.db") as database:
-            return database.execute("select run_uuid, status from runs order by start_time").fetchall()
 
 
 @pytest.fixture(scope="module")
