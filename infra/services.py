@@ -183,12 +183,13 @@ def _need_worker(url: str, since: str) -> None:
 
 
 def _end_lost_runs(url: str) -> None:
-    """Runs that have lost their process are crashed: as running, they would hold up the next one of their dataset."""
-    state = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}
-    query: dict[str, Any] = {"flow_runs": {"state": state}, "work_pools": {"name": {"any_": [POOL]}}}
-    crashed = {"type": "CRASHED", "message": "its process is gone; a new run goes on from its last checkpoint"}
+    """Runs that have lost their process are over: as running, they would hold up the next one of their dataset."""
+    states = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}
+    query: dict[str, Any] = {"flow_runs": {"state": states}, "work_pools": {"name": {"any_": [POOL]}}}
     for run in requests.post(f"{url}/api/flow_runs/filter", json=query, timeout=30).json():
-        requests.post(f"{url}/api/flow_runs/{run['id']}/set_state", json={"state": crashed}, timeout=30)
+        over = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"  # Prefect allows no other way
+        state = {"type": over, "message": "its process is gone; a new run goes on from its last checkpoint"}
+        requests.post(f"{url}/api/flow_runs/{run['id']}/set_state", json={"state": state}, timeout=30)
         print(f"run {run['name']} was cut off", flush=True)
 
 

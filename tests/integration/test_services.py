@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -135,8 +136,13 @@ def test_after_a_power_cut_the_next_run_need_not_wait(waiting: Services) -> None
         process.kill()
     waiting.make("up")
     assert waiting.prefect.state(run) == ("Crashed", "its process is gone; a new run goes on from its last checkpoint")
-    begin(waiting)
+    run = begin(waiting)
+    psutil.Process(waiting.services()["worker"]["pid"]).kill()  # nobody is left who would hear of a cancel
+    waiting.run("prefect", "flow-run", "cancel", run)
     with subprocess.Popen(["sleep", "60"], cwd=waiting.root, env=waiting.env) as bystander:
         waiting.make("down")
         assert bystander.poll() is None
         bystander.kill()
+    with sqlite3.connect(waiting.root / ".services/prefect/prefect.db") as database:
+        states = database.execute("select state_type from flow_run order by created").fetchall()
+    assert states == [("CRASHED",), ("CRASHED",), ("CANCELLED",)]
