@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dpgan.evaluation.efficiency import Cost
     from dpgan.evaluation.evaluate import Evaluator, Painter, Scores
+    from dpgan.evaluation.intervals import Estimate
     from dpgan.evaluation.page import Curve, Painted, Table
     from dpgan.models.generators import Generator
 
@@ -148,9 +149,17 @@ def _further(sets: Mapping[str, Scores], shown: list[str], ours: str) -> list[Ta
     names = [name for name in sets[ours] if re.search(r"_objects_|_x[\d.]+$|^diversity_", name)]
     if not names:
         return []
-    rows = [[name, *(number(sets[one][name].value) if name in sets[one] else "" for one in shown)] for name in names]
+    columns = [one for one in shown if any(name in sets[one] for name in names)]
+
+    def cell(score: Estimate | None) -> str:
+        if score is None:
+            return ""
+        low, high = score.interval
+        return f"{number(score.value)} [{number(low)}, {number(high)}]"
+
+    rows = [[name, str(sets[ours][name].n), *(cell(sets[one].get(name)) for one in columns)] for name in names]
     note = "Objects are cropped by their bounding boxes; FIDs compare within a line only, for their numbers differ."
-    return [Table("Objects, resolutions, diversity", ["", *shown], rows, note)]
+    return [Table("Objects, resolutions, diversity", ["", "N", *columns], rows, note)]
 
 
 def measured_costs(settings: TrainSettings, card: Card, device: torch.device) -> dict[str, Cost]:
