@@ -67,7 +67,7 @@ def test_it_trains_to_a_champion(cluster: Cluster, tmp_path: Path) -> None:
     client.wait(run, "Paused")
     client.decide(run, promote=True, reason="it paints streets")
     client.wait(run, "Completed")
-    assert "it paints streets" in client.logs(run)
+    assert "version 1 is champion" in client.logs(run)
     assert "version 1 of dpgan-toyscapes paints uint8 (32, 64, 3)" in cluster.champion()
     for node in ("ray-head", "ray-worker"):
         assert list((cluster.folder / node / "dpgan").glob("*/meta.json")), "each node fetched the data from the store"
