@@ -15,7 +15,7 @@ import pytest
 
 from .conftest import Services, make_clone
 
-LONG = {"train.images": 160}  # long enough to be cancelled in the middle
+LONG = {"train.images": 80}  # long enough to be cancelled in the middle
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_two_datasets_at_once_a_queue_and_a_cancel_that_leaves_a_resumable_run(s
 
 
 def test_down_ends_a_run_with_its_checkpoint_and_nothing_else(services: Services) -> None:
-    services.prefect.start("toyscapes", overrides={"train.images": 164})
+    services.prefect.start("toyscapes", overrides={"train.images": 84})
     services.checkpoint("toyscapes")
     pids = [service["pid"] for service in services.services().values()]
     with subprocess.Popen(["sleep", "300"]) as bystander:
