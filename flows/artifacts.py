@@ -33,6 +33,7 @@ class Progress:
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.shown: UUID | None = None
+        self.linked = False  # to its MLflow run
 
     def __call__(self, line: str) -> None:
         if found := _PROGRESS.match(line):
@@ -43,6 +44,7 @@ class Progress:
             else:
                 update_progress_artifact(self.shown, progress=percent, description=line)
         elif found := _RUN.search(line):
+            self.linked = True
             publish_run(found[1])
 
 

@@ -112,7 +112,7 @@ def run_stage(name: str, workspace: Workspace) -> State[Any] | None:
     finally:
         if name == "validate" and VALIDATION.exists():  # above all where it stops the flow
             artifacts.publish_data_report()
-    if name == "train":
+    if name == "train" and not show.linked:  # it was up to date, and printed nothing
         artifacts.publish_run(artifacts.trained_run())
     elif name == "evaluate":
         artifacts.publish_scores()
@@ -196,27 +196,32 @@ def train_dpgan(
         dataset = str(load_yaml(Path(__file__).absolute().parent.parent / PARAMS)["dataset"])
     if folder := repository()[1]:
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(folder))
-    state = enter(dataset, revision, asked, return_state=True)
-    if not state.is_completed():
-        return Failed(message=state.message)
-    workspace: Workspace = state.result()
+    try:
+        return _run_stages(_value(enter(dataset, revision, asked, return_state=True)))
+    except UserError as error:
+        return Failed(message=str(error))
+
+
+def _run_stages(workspace: Workspace) -> dict[str, Any]:
+    """All stages in the workspace, and a person's decision where one is waited for; what the registry made of it."""
     with contextlib.chdir(workspace.root):
         for name in STAGES:
-            state = run_stage(name, workspace, return_state=True)
-            if not state.is_completed():
-                return Failed(message=state.message)
+            _value(run_stage(name, workspace, return_state=True))
         result = artifacts.publish_verdict()
         if result["verdict"] == AWAITS:
             decision = pause_flow_run(wait_for_input=Approval, timeout=APPROVAL_S)
             if decision.promote:
-                state = promote_approved(workspace, result["version"], decision.reason, return_state=True)
-                if not state.is_completed():
-                    return Failed(message=state.message)
+                _value(promote_approved(workspace, result["version"], decision.reason, return_state=True))
                 result |= {"verdict": "promoted by hand", "champion": result["version"]}
-        state = keep_run(workspace, result, return_state=True)
-        if not state.is_completed():
-            return Failed(message=state.message)
+        _value(keep_run(workspace, result, return_state=True))
     return result
+
+
+def _value(state: State[Any]) -> Any:
+    """What a task made; UserError with what it said where it did not end well."""
+    if not state.is_completed():
+        raise UserError(state.message)
+    return state.result()
 
 
 if __name__ == "__main__":

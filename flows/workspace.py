@@ -77,8 +77,7 @@ def open_workspace(
         root = home / dataset
         _clone(url, root)
         commit = _check_out(root, revision, url)
-        text, params = _params(root, local, dataset, overrides)
-        card = load_card(params.dataset, root / "data")
+        text, params, card = _params(root, local, dataset, overrides)
         train_settings(params, card.preset, root / PARAMS)
         if not raw_pointer(root / params.raw).exists():  # else `dvc pull` brings the data
             need_raw(params.model_copy(update={"raw": str(root / params.raw)}), card)
@@ -172,16 +171,23 @@ def _check_out(root: Path, revision: str | None, url: str) -> str:
 
 
 def _resolve(root: Path, revision: str) -> str:
-    for name in (f"refs/remotes/origin/{revision}", f"refs/tags/{revision}", revision):
-        try:
-            return _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-        except UserError:
-            continue
-    raise UserError(f"revision {revision!r}: the repository has no such branch, tag or commit")
+    names = (f"refs/remotes/origin/{revision}", f"refs/tags/{revision}", revision)
+    commit = next((found for name in names if (found := _commit(root, name))), None)
+    if commit is None:
+        raise UserError(f"revision {revision!r}: the repository has no such branch, tag or commit")
+    return commit
 
 
-def _params(root: Path, local: Path | None, dataset: str, overrides: Mapping[str, Any]) -> tuple[str, Params]:
-    """params.yaml with the dataset and the overrides in it, its comments as they were; and checked."""
+def _commit(root: Path, name: str) -> str | None:
+    """The commit that a name stands for in the clone; None where it knows no such name."""
+    try:
+        return _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    except UserError:
+        return None
+
+
+def _params(root: Path, local: Path | None, dataset: str, overrides: Mapping[str, Any]) -> tuple[str, Params, Card]:
+    """params.yaml with the dataset and the overrides in it, its comments as they were; and checked, with the card."""
     path = root / PARAMS
     load_yaml(path)  # tells what is wrong with it
     keeping = YAML()  # of the comments
@@ -194,21 +200,18 @@ def _params(root: Path, local: Path | None, dataset: str, overrides: Mapping[str
         if key == "dataset":
             raise UserError("overrides: the dataset is a parameter of its own")
         _set(content, key.split("."), value)
-    plain = parse(Params, _plain(keeping, content), Path("params.yaml with the run's overrides"))
-    card = load_card(plain.dataset, root / "data")
-    raw = Path(plain.raw)
+    params = parse(Params, yaml.safe_load(_dumped(keeping, content)), Path("params.yaml with the run's overrides"))
+    card, raw = load_card(params.dataset, root / "data"), Path(params.raw)
     if local is not None and not (raw.is_absolute() or card.toyscapes or raw_pointer(root / raw).exists()):
         content["raw"] = str(local / raw)  # read where it is
-    text = io.StringIO()
-    keeping.dump(content, text)
-    return text.getvalue(), parse(Params, _plain(keeping, content), path)
+        params = params.model_copy(update={"raw": content["raw"]})
+    return _dumped(keeping, content), params, card
 
 
-def _plain(keeping: YAML, content: Any) -> dict[str, Any]:
+def _dumped(keeping: YAML, content: Any) -> str:
     text = io.StringIO()
     keeping.dump(content, text)
-    plain: dict[str, Any] = yaml.safe_load(text.getvalue())
-    return plain
+    return text.getvalue()
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -262,10 +265,7 @@ def _begin(workspace: Workspace, run: str) -> None:
     """A commit with this run's params.yaml, on top of the run before it and of the commit that was asked for."""
     root = workspace.root
     _git(root, "add", "--", str(PARAMS))
-    before = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", f"refs/remotes/origin/{workspace.branch}"],
-        cwd=root, capture_output=True, text=True, check=False,
-    ).stdout.strip()  # fmt: skip
+    before = _commit(root, f"refs/remotes/origin/{workspace.branch}")
     parents = [word for parent in (before, workspace.commit) if parent for word in ("-p", parent)]
     message = f"{run}: {workspace.dataset} at {workspace.commit[:12]}"
     made = _git(root, *_WHO, "commit-tree", _git(root, "write-tree"), *parents, "-m", message)

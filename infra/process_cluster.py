@@ -242,16 +242,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("repository", nargs="?", default=str(INFRA.parent), help="git URL or folder of the project")
     repository = parser.parse_args().repository
-    with tempfile.TemporaryDirectory(prefix="dpgan-") as name:  # short: Ray's sockets lie in it
-        cluster = Cluster(Path(name))
-        try:
+    prefix = "dpgan-"  # short: Ray's sockets lie in the folder
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix) as name, Cluster(Path(name)) as cluster:
             cluster.up()
             cluster.deploy(repository)
             print(cluster.train(), cluster.champion(), sep="\n")
-        except UserError as error:
-            sys.exit(f"error: {error}")
-        finally:
-            cluster.stop()
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import requests
@@ -125,22 +125,48 @@ def end(name: str, mark: str, service: Service | None, patience_s: float) -> boo
     return True
 
 
+def run(command: list[str], env: Mapping[str, str], stdin: str = "", **how: Any) -> str:
+    """The output of a command; UserError where it fails. `how`: of subprocess.run."""
+    done = subprocess.run(command, env=dict(env), input=stdin, capture_output=True, text=True, check=False, **how)
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr}")
+    return str(done.stdout)
+
+
+def wait_until(
+    name: str,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    answers: Callable[[], object],
+    waits: Callable[[], object] = lambda: None,
+) -> None:
+    """Until `answers` raises neither UserError nor OSError; `waits` is called before each new try.
+
+    UserError with the end of its log where the process ends, or is silent for START_S.
+    """
+    deadline, seen = time.monotonic() + START_S, "it ended"
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            answers()
+        except (UserError, OSError) as error:  # requests' errors are OSErrors
+            seen = str(error)
+            time.sleep(0.5)
+            waits()
+        else:
+            return
+    raise UserError(f"{name} does not answer: {seen}; the end of {log}:\n{log.read_text(errors='replace')[-4000:]}")
+
+
 class Processes:
-    """Services and commands with their working folder, and their logs, in `folder`."""
+    """Services and commands with their working folder, and their logs, in `folder`; they end with the `with` block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, command: list[str], env: Mapping[str, str], stdin: str = "", **how: Any) -> str:
-        """The output of a command; UserError where it fails. `how`: of subprocess.run."""
-        done = subprocess.run(
-            command, env=dict(env), input=stdin, capture_output=True, text=True, check=False,
-            **{"cwd": self.folder} | how,
-        )  # fmt: skip
-        if done.returncode:
-            raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr}")
-        return str(done.stdout)
+        """`run`, in the folder."""
+        return run(command, env, stdin, **{"cwd": self.folder} | how)
 
     def start(
         self, name: str, command: list[str], env: Mapping[str, str], answers: Callable[[], object], **how: Any
@@ -155,17 +181,14 @@ class Processes:
                 command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, **how
             )
         self.running[name] = process
-        deadline, seen = time.monotonic() + START_S, "it ended"
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                answers()
-            except (UserError, OSError) as error:  # requests' errors are OSErrors
-                seen = str(error)
-                time.sleep(0.5)
-            else:
-                print(f"{name} is up", flush=True)
-                return
-        raise UserError(f"{name} does not answer: {seen}\n{log.read_text(errors='replace')[-4000:]}")
+        wait_until(name, process, log, answers)
+        print(f"{name} is up", flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """End what was started, the last first, each with its children."""

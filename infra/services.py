@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from processes import HOST, START_S, STARTED_BY, Service, ask, end, next_free, started_by, taken
+from processes import HOST, STARTED_BY, Service, ask, end, next_free, run, started_by, taken, wait_until
 
 from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
@@ -100,17 +100,12 @@ def up(ports: Mapping[str, int | None]) -> None:
         _record(services)
         print(f"{name:<8} starts", end="", flush=True)
         began = time.monotonic()
-        while process.poll() is None and time.monotonic() - began < START_S:
-            try:
-                answers()
-            except (UserError, OSError):  # requests' errors are OSErrors
-                time.sleep(0.5)
-                print(".", end="", flush=True)
-            else:
-                print(f" {time.monotonic() - began:.0f} s", flush=True)
-                return
-        print()
-        raise UserError(f"{name} does not answer; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
+        try:
+            wait_until(name, process, log, answers, lambda: print(".", end="", flush=True))
+        except UserError:
+            print()
+            raise
+        print(f" {time.monotonic() - began:.0f} s", flush=True)
 
     host, port = HOST, {name: address.rpartition(":")[2] for name, address in url.items()}
     start(
@@ -142,11 +137,7 @@ def deploy(environment: Mapping[str, str]) -> None:
         [*prefect, "deploy", "--all", "--prefect-file", str(INFRA / "prefect.yaml")],
         [str(INFRA / "automations.py")],
     ):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=PROJECT, env=dict(environment), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        run([sys.executable, *command], environment, cwd=PROJECT)
 
 
 def _mark(name: str) -> str:
@@ -186,11 +177,11 @@ def _end_lost_runs(url: str) -> None:
     """Runs that have lost their process are over: as running, they would hold up the next one of their dataset."""
     states = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}
     query: dict[str, Any] = {"flow_runs": {"state": states}, "work_pools": {"name": {"any_": [POOL]}}}
-    for run in requests.post(f"{url}/api/flow_runs/filter", json=query, timeout=30).json():
-        over = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"  # Prefect allows no other way
+    for lost in requests.post(f"{url}/api/flow_runs/filter", json=query, timeout=30).json():
+        over = "CANCELLED" if lost["state"]["type"] == "CANCELLING" else "CRASHED"  # Prefect allows no other way
         state = {"type": over, "message": "its process is gone; a new run goes on from its last checkpoint"}
-        requests.post(f"{url}/api/flow_runs/{run['id']}/set_state", json={"state": state}, timeout=30)
-        print(f"run {run['name']} was cut off", flush=True)
+        requests.post(f"{url}/api/flow_runs/{lost['id']}/set_state", json={"state": state}, timeout=30)
+        print(f"run {lost['name']} was cut off", flush=True)
 
 
 def down() -> None:

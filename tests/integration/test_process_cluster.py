@@ -38,13 +38,10 @@ evaluate: {noise_seed: 0, batch: 8}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="dpgan-") as name:  # short: Ray's sockets lie in it
-        cluster = Cluster(Path(name))
-        try:
-            cluster.up()
-            yield cluster
-        finally:
-            cluster.stop()
+    prefix = "dpgan-"  # short: Ray's sockets lie in the folder
+    with tempfile.TemporaryDirectory(prefix=prefix) as name, Cluster(Path(name)) as cluster:
+        cluster.up()
+        yield cluster
 
 
 def test_nothing_answers_without_a_login(cluster: Cluster) -> None:
