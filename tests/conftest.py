@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from dpgan.config import RunSettings
 from dpgan.environment import quiet_environment
 
 quiet_environment()
+# Ray's processes unpickle what the tests define, whichever test starts it first: they must find the test modules.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,9 +25,6 @@ def ray_session() -> Iterator[None]:
 
     from dpgan.training.launch import start_ray
 
-    sys.path.insert(0, str(Path(__file__).parent))
-    # Ray's processes unpickle what the tests define: they must find the test modules.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     start_ray(RunSettings(workers=2))
     yield
     ray.shutdown()
