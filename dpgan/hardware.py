@@ -19,8 +19,9 @@ def choose_device(setting: str) -> torch.device:
 
 
 def use_all_cores() -> None:
-    """Let torch compute on every core of this machine, for the stages that run in one process."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    """Let torch compute on every core, or on OMP_NUM_THREADS of them, for the stages that run in one process."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1)
 
 
 def device_name(device: torch.device) -> str:

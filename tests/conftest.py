@@ -15,6 +15,9 @@ quiet_environment()
 # Ray's processes unpickle what the tests define, whichever test starts it first: they must find the test modules.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
+# The tests run in two processes: threads of each for every core would wait for one another, at ten times the cost.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 
@@ -16,6 +18,9 @@ class PrefectClient:
     def __init__(self, url: str, login: str | None = None) -> None:
         self.url = url
         self.session = requests.Session()
+        # SQLite under a busy server: Prefect answers 503 while the database is locked, and its own client asks again.
+        again = Retry(total=8, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None)
+        self.session.mount("http://", HTTPAdapter(max_retries=again))
         if login:
             name, _, password = login.partition(":")
             self.session.auth = (name, password)

@@ -46,6 +46,26 @@ def keep_signal(*parts: nn.Module) -> None:
         nn.init.xavier_normal_(conv.weight)
 
 
+def pooled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`avg_pool2d(conv(x), 2)` of a 3x3 convolution, as one 4x4 convolution of stride 2: 4/9 of the operations.
+
+    Its kernel is the mean of the four places that the 3x3 kernel takes below a pooled pixel.
+    x [B, I, H, W], H and W even -> [B, O, H/2, W/2].
+    """
+    kernel = F.avg_pool2d(F.pad(conv.weight, (1, 1, 1, 1)), 2, stride=1)
+    return F.conv2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
+def upsampled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`conv(upsample_nearest(x, 2))` of a 3x3 convolution, as one 4x4 transposed convolution: 4/9 of the operations.
+
+    Taps that fall on the same pixel of `x` are added before they are multiplied.
+    x [B, I, H, W] -> [B, O, 2H, 2W].
+    """
+    kernel = 4 * F.avg_pool2d(F.pad(conv.weight.flip(2, 3), (1, 1, 1, 1)), 2, stride=1)
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), conv.bias, stride=2, padding=1)
+
+
 class ResBlock(nn.Module):
     """Residual block: two 3x3 convolutions beside a 1x1 shortcut, which is there where the channels change."""
 
@@ -67,7 +87,7 @@ class DownBlock(ResBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_1(x if self.first else F.leaky_relu(x, 0.2))
-        h = F.avg_pool2d(self.conv_2(F.leaky_relu(h, 0.2)), 2)
+        h = pooled_convolution(F.leaky_relu(h, 0.2), self.conv_2)
         return h + self.conv_s(F.avg_pool2d(x, 2))  # a 1x1 convolution and the pooling commute
 
 
@@ -75,7 +95,7 @@ class UpBlock(ResBlock):
     """ResBlock-Up: [B, I, H, W] -> [B, O, 2H, 2W], nearest upsampling."""
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_1(F.interpolate(F.leaky_relu(x, 0.2), scale_factor=2.0))
+        h = upsampled_convolution(F.leaky_relu(x, 0.2), self.conv_1)
         h = self.conv_2(F.leaky_relu(h, 0.2))
         return h + F.interpolate(self.conv_s(x), scale_factor=2.0)  # as above
 

@@ -14,6 +14,11 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 INIT_GAIN = 0.02  # xavier_normal, as SPADE and OASIS
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in fp32, or in fp64 where it is that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def sum_over_workers(x: Tensor) -> Tensor:
     """The sum over all workers, added in the order of the ranks: the same bits everywhere.
 

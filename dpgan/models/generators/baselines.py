@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import initialise
+from ..layers import full_precision, initialise
 from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, nearest
 
 
@@ -74,7 +74,7 @@ class LabelGenerator(Generator):
             if stride < before:
                 x = F.interpolate(x, scale_factor=2.0)
             x = block(x, *nearest(stride, one_hot, noise))
-        return torch.tanh(self.to_rgb(F.leaky_relu(x, 0.2)).float())
+        return torch.tanh(full_precision(self.to_rgb(F.leaky_relu(x, 0.2))))
 
 
 class OasisGenerator(LabelGenerator):

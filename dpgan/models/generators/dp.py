@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import BatchNorm, initialise
+from ..layers import BatchNorm, full_precision, initialise
 from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, nearest, spread
 
 
@@ -107,4 +107,4 @@ class DPGenerator(Generator):
             if i > 0:
                 x = F.interpolate(x, scale_factor=2.0)
             x = block(x, pyramid[-1], pyramid[-1 - i])
-        return torch.tanh(self.to_rgb(F.leaky_relu(x, 0.2)).float())
+        return torch.tanh(full_precision(self.to_rgb(F.leaky_relu(x, 0.2))))

@@ -1,0 +1,159 @@
+"""The networks and the step as they are, against DP-GAN written layer by layer."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from plain import PlainDiscriminator, PlainGenerator, PlainTraining
+from torch import Tensor, nn
+
+from dpgan.config import TrainSettings
+from dpgan.models.discriminators import DiscriminatorOutput, DPDiscriminator
+from dpgan.models.ema import recollect_statistics
+from dpgan.models.generators import DPGenerator
+from dpgan.models.generators.blocks import spread
+from dpgan.models.layers import SpectralNorm
+from dpgan.models.official import official_views
+from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
+from dpgan.training.step import TrainingStep
+from dpgan.training.strategy import DDPEngine
+
+CLASSES, SIZE = 5, (64, 128)
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels uint8 [2, H, W], noise [2, 4], images in (-1, 1)."""
+    random = torch.Generator().manual_seed(1)
+    blocks = torch.randint(CLASSES, (2, SIZE[0] // 8, SIZE[1] // 8), generator=random, dtype=torch.uint8)
+    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    noise = torch.randn(2, 4, generator=random).to(dtype)
+    return labels, noise, (torch.rand(2, 3, *SIZE, generator=random) * 2 - 1).to(dtype)
+
+
+def one_hot(labels: Tensor, dtype: torch.dtype) -> Tensor:
+    return F.one_hot(labels.long(), CLASSES).movedim(-1, 1).to(dtype)
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Weights that leave a signal: those a training starts from paint everything grey."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
+    for name, norm in module.named_modules():
+        if isinstance(norm, SpectralNorm):
+            for _ in range(15):
+                norm.iterate(module.get_parameter(name.removesuffix("0") + "original"))
+    return module
+
+
+def same_weights(plain: nn.Module, ours: nn.Module) -> None:
+    """`plain` gets the weights of `ours`, whose names for the statistics of norm_s are those of norm_0."""
+    state = dict(official_views(ours.state_dict()))
+    state |= {k.replace("norm_0", "norm_s"): v for k, v in state.items() if "norm_0.first_norm" in k}
+    plain.load_state_dict({k: v for k, v in state.items() if k in plain.state_dict()})
+
+
+def pair(kind: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """Our network and the plain one, of the same weights."""
+    torch.manual_seed(0)
+    ours: nn.Module
+    plain: nn.Module
+    if kind == "generator":
+        ours, plain = DPGenerator(CLASSES, 4, 2, 8), PlainGenerator(CLASSES, 4, 2, 8)
+    else:
+        ours, plain = DPDiscriminator(CLASSES, width=4), PlainDiscriminator(CLASSES, width=4)
+    ours, plain = lively(ours).to(dtype), plain.to(dtype)
+    labels, noise, images = inputs(dtype)
+    recollect_statistics(ours, [(labels, noise) if kind == "generator" else (images, labels)])
+    same_weights(plain, ours)
+    return ours, plain
+
+
+def assert_close(ours: Tensor, plain: Tensor, tolerance: float, name: str = "") -> None:
+    """Equal to `tolerance` times the largest number."""
+    scale = plain.abs().max().item()
+    torch.testing.assert_close(ours, plain, rtol=0, atol=tolerance * max(scale, 1e-6), msg=lambda m: f"{name}: {m}")
+
+
+def assert_same_gradients(ours: nn.Module, plain: nn.Module, tolerance: float) -> None:
+    """By their norms: in fp32 a sum near 0 falls on the other side of a LeakyReLU here and there."""
+    found = official_views({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
+    expected = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm()
+        assert error <= tolerance * (10 * gradient.norm() + whole), name
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_generator(dtype: torch.dtype, training: bool) -> None:
+    ours, plain = pair("generator", dtype)
+    labels, noise, images = inputs(dtype)
+    painted = ours.train(training)(labels, noise)
+    expected = plain.train(training)(one_hot(labels, dtype), spread(noise, SIZE))
+    assert expected.std() > 0.1, "a picture"
+    assert_close(painted, expected, TOLERANCES[dtype])
+    for photo in (painted, expected):
+        (photo * images).mean().backward()
+    assert_same_gradients(ours, plain, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_discriminator(dtype: torch.dtype, training: bool) -> None:
+    ours, plain = pair("discriminator", dtype)
+    _, _, images = inputs(dtype)
+    outputs: list[DiscriminatorOutput] = []
+    gradients = []
+    for network in (ours, plain):
+        seen = images.clone().requires_grad_()
+        output = network.train(training)(seen)
+        parts = [output.logits, *output.patches, *output.features]
+        torch.stack([part.square().mean() for part in parts]).sum().backward()
+        outputs.append(output)
+        assert seen.grad is not None
+        gradients.append(seen.grad)
+    for found, expected in zip(*([o.logits, *o.patches, *o.features] for o in outputs), strict=True):
+        assert expected.abs().max() > 0.1
+        assert_close(found, expected, TOLERANCES[dtype])
+    found, expected = gradients
+    assert (found - expected).norm() <= 10 * TOLERANCES[dtype] * expected.norm()
+    assert_same_gradients(ours, plain, TOLERANCES[dtype])
+
+
+def test_the_step() -> None:
+    """Losses of three alternating iterations, and where they lead."""
+    s = TrainSettings.model_validate({
+        "preset": "test", "images": 100, "batch": 2, "generator_width": 2, "pyramid_width": 8, "noise_channels": 4,
+        "discriminator_width": 4, "ema": 0.5, "shared_fake": False, "feature_matching": "mean",
+        "lr_generator": 1e-3, "lr_discriminator": 1e-3,
+    })  # fmt: skip
+    generator, plain_generator = pair("generator", torch.float32)
+    discriminator, plain_discriminator = pair("discriminator", torch.float32)
+    average = copy.deepcopy(generator).requires_grad_(False)
+    labels, noise, images = inputs(torch.float32)
+    mixed = torch.tensor([True, False, True, False, True])
+    adam = partial(torch.optim.Adam, betas=(s.beta1_generator, s.beta2))
+    step = TrainingStep(
+        DDPEngine(GeneratorLoss(generator, discriminator, None, s), adam(generator.parameters()), torch.device("cpu")),
+        DDPEngine(DiscriminatorLoss(discriminator, s), adam(discriminator.parameters()), torch.device("cpu")),
+        generator, discriminator, average, s, torch.arange(CLASSES) == 0,
+        partial(torch.autocast, "cpu", torch.bfloat16, enabled=False),
+    )  # fmt: skip
+    plain = PlainTraining(
+        plain_generator, plain_discriminator, copy.deepcopy(plain_generator), s.losses,
+        (s.lr_generator, s.lr_discriminator), (s.beta1_generator, s.beta2), s.ema,
+    )  # fmt: skip
+    noises = noise, noise.flip(0)
+    for _ in range(3):
+        ours = step(images, labels, noises.__getitem__, mixed, 0.0)
+        expected = plain.step(
+            images, one_hot(labels, torch.float32), tuple(spread(z, SIZE) for z in noises), mixed, torch.float32
+        )
+        assert {name: ours[name].item() for name in expected} == pytest.approx(expected, rel=1e-3)
