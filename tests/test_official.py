@@ -96,7 +96,7 @@ def test_the_baselines_are_what_their_papers_say(name: str, doubles: set[int]) -
         noise = noise[:, : model.noise_channels]
         plain = by_its_keys({k: v.double() for k, v in state.items()}, labels, noise, doubles)
     assert plain.std() > 0.1
-    torch.testing.assert_close(ours, plain.float(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -30,7 +30,7 @@ dataset: toyscapes
 raw: data/toyscapes/raw
 seed: 0
 judge: {images: 320, batch: 8}
-train: {images: 2000, holdout: 16, evaluate_images: 1000}
+train: {images: 1600, batch: 4, holdout: 16, evaluate_images: 800}
 run: {workers: 2, device: cpu, placement: STRICT_SPREAD, data_cache: $NODE_DISK/dpgan, checkpoint_images: 400}
 evaluate: {noise_seed: 0, batch: 8}
 """
@@ -56,7 +56,7 @@ def test_nothing_answers_without_a_login(cluster: Cluster) -> None:
 def test_it_trains_to_a_champion(cluster: Cluster, tmp_path: Path) -> None:
     clone = make_clone(tmp_path / "clone")
     (clone.root / "params.yaml").write_text(PARAMS)
-    clone.edit("data/toyscapes/dataset.yaml", "{train: 32, val: 8,", "{train: 128, val: 32,")
+    clone.edit("data/toyscapes/dataset.yaml", "{train: 32, val: 8,", "{train: 128, val: 64,")
     clone.commit("enough to beat the floor")
     cluster.deploy(str(clone.root))
     client = PrefectClient(f"{cluster.url('prefect')}/api", cluster.prefect["PREFECT_API_AUTH_STRING"])
