@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from dpgan.models.discriminators import Discriminator, DPDiscriminator, Part, PatchDiscriminator, PatchHead
 from dpgan.models.ema import recollect_statistics, update_ema
 from dpgan.models.generators import GENERATORS, DPGenerator, build_generator
-from dpgan.models.generators.blocks import LabelConv, spread
-from dpgan.models.generators.dp import conv3x3_upsampled
+from dpgan.models.generators.blocks import spread
 from dpgan.models.layers import BatchNorm, SpectralNorm, spectral_norm
 
 
@@ -127,29 +126,6 @@ def test_without_heads_the_logits_are_the_same(discriminator: DPDiscriminator) -
         assert torch.equal(output.logits, discriminator(images).logits)
 
 
-@pytest.mark.parametrize("factor", [1, 2, 8])
-def test_separable_convolution_equals_the_plain_one(factor: int) -> None:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, 2, 5, generator=g, dtype=torch.float64)
-    weight = torch.randn(4, 3, 3, 3, generator=g, dtype=torch.float64)
-    size = torch.Size([2 * factor, 5 * factor])
-    plain = F.conv2d(F.interpolate(x, size=size, mode="bilinear"), weight, padding=1)
-    torch.testing.assert_close(conv3x3_upsampled(x, weight, size), plain)
-
-
-@pytest.mark.parametrize("size", [(32, 64), (1, 2), (2, 2)])
-@pytest.mark.parametrize("spatial", [False, True])
-@pytest.mark.parametrize("channels", [64, 0])
-def test_label_convolution_equals_the_plain_one(spatial: bool, channels: int, size: tuple[int, int]) -> None:
-    labels, noise, _ = inputs(size)
-    noise = noise[:, :channels]
-    one_hot = F.one_hot(labels.long(), 5).movedim(-1, 1).float()
-    conv = LabelConv(channels + 5, 4, 3, padding=1)
-    constant = spread(noise, size)
-    plain = F.conv2d(torch.cat([constant, one_hot], dim=1), conv.weight, conv.bias, padding=1)
-    torch.testing.assert_close(conv(one_hot, constant if spatial else noise), plain, rtol=1e-4, atol=1e-5)
-
-
 def test_spectral_norm_finds_the_largest_singular_value() -> None:
     torch.manual_seed(0)
     conv = spectral_norm(nn.Conv2d(6, 8, 3))
@@ -229,8 +205,7 @@ def test_recollected_statistics_are_means_over_batches(generator: DPGenerator) -
 
     first = generator.pyramid[0]
     with torch.no_grad():
-        one_hot = F.one_hot(labels.long(), 5).movedim(-1, 1).float()
-        response = first.conv(one_hot, noise)
+        response = first.conv(labels, noise)
     expected = (response[:2].var((0, 2, 3)) + response[2:].var((0, 2, 3))) / 2
     torch.testing.assert_close(first.norm.running_var, expected)
     torch.testing.assert_close(first.norm.running_mean, response.mean((0, 2, 3)), rtol=1e-4, atol=1e-7)

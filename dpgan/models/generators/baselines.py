@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import full_precision, initialise
-from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, nearest
+from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, modulation_kernels, nearest
 
 
 class Spade(nn.Module):
@@ -24,8 +24,11 @@ class Spade(nn.Module):
         self.shared = LabelConv(inputs, hidden, 3, padding=1)
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
 
-    def forward(self, one_hot: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        return self.gamma_beta(F.relu(self.shared(one_hot, noise))).chunk(2, dim=1)
+    def forward(self, kernel_s: Tensor | None, labels: Tensor, noise: Tensor) -> list[Tensor]:
+        hidden = F.relu(self.shared(labels, noise))
+        layer = self.gamma_beta
+        kernels = modulation_kernels(layer.weight, layer.bias, [layer.out_channels // 2] * 2, kernel_s)
+        return [F.conv2d(hidden, weight, bias, padding=1) for weight, bias in kernels]
 
 
 class LabelModulation(nn.ModuleList):
@@ -34,8 +37,10 @@ class LabelModulation(nn.ModuleList):
     def __init__(self, inputs: int, hidden: int, channels: list[int]) -> None:
         super().__init__(Spade(inputs, hidden, c) for c in channels)
 
-    def forward(self, one_hot: Tensor, noise: Tensor) -> list[Tensor]:
-        return [part for spade in self for part in spade(one_hot, noise)]
+    def forward(self, kernel_s: Tensor | None, labels: Tensor, noise: Tensor) -> list[Tensor]:
+        """gamma, beta, gamma, ..., each [B, channels, H, W]; the last beta has gone through `kernel_s`."""
+        kernels = [None] * (len(self) - 1) + [kernel_s]
+        return [part for spade, kernel in zip(self, kernels, strict=True) for part in spade(kernel, labels, noise)]
 
 
 class LabelGenerator(Generator):
@@ -68,12 +73,11 @@ class LabelGenerator(Generator):
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         noise = noise[:, : self.noise_channels]
-        one_hot = self.one_hot(labels, like=noise)
-        x = self.stem(*nearest(LATENT_STRIDE, one_hot, noise))
+        x = self.stem(*nearest(LATENT_STRIDE, labels, noise))
         for block, stride, before in zip(self.blocks, self.strides, (LATENT_STRIDE, *self.strides), strict=False):
             if stride < before:
                 x = F.interpolate(x, scale_factor=2.0)
-            x = block(x, *nearest(stride, one_hot, noise))
+            x = block(x, *nearest(stride, labels, noise))
         return torch.tanh(full_precision(self.to_rgb(F.leaky_relu(x, 0.2))))
 
 

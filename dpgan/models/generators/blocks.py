@@ -18,18 +18,13 @@ class Generator(nn.Module):
     """Label map and noise -> photo: what every generator here is to the rest of the package.
 
     Called with labels, class indices, uint8 or int64 [B, H, W], H and W multiples of 32; and noise, float [B, Z],
-    one vector an image as in the released codes, or [B, Z, H, W] as in the papers. Returns photos, fp32 [B, 3, H, W]
-    in (-1, 1).
+    one vector an image as in the released codes, or [B, Z, H, W] as in the papers. Either may be one for a batch of the
+    other. Returns photos, fp32 [B, 3, H, W] in (-1, 1).
     """
 
     num_classes: int
     noise_channels: int  # Z; 0 where noise is not used
     arguments: dict[str, Any]  # of the `build_generator` that made it
-
-    def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
-        """[B, H, W] -> [B, C, H, W] in the dtype of `like`."""
-        one_hot = like.new_zeros(labels.shape[0], self.num_classes, *labels.shape[1:])
-        return one_hot.scatter_(1, labels.long().unsqueeze(1), 1.0)
 
 
 class SpadeBlock(nn.Module):
@@ -47,16 +42,37 @@ class SpadeBlock(nn.Module):
         self.modulation = modulation([in_channels, out_channels] + [in_channels] * self.learned_shortcut)
 
     def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
-        gamma_0, beta_0, gamma_1, beta_1, *shortcut = self.modulation(*condition)
+        kernel_s = self.conv_s.weight if self.learned_shortcut else None
+        gamma_0, beta_0, gamma_1, beta_1, *shortcut = self.modulation(kernel_s, *condition)
         normalised = self.norm_0(x)  # by the shortcut too: the same statistics
         h = self.conv_0(F.leaky_relu(modulate(normalised, gamma_0, beta_0), 0.2))
         h = self.conv_1(F.leaky_relu(modulate(self.norm_1(h), gamma_1, beta_1), 0.2))
-        return h + (self.conv_s(modulate(normalised, *shortcut)) if self.learned_shortcut else x)
+        if not self.learned_shortcut:
+            return h + x
+        gamma_s, beta_s = shortcut  # conv_s is linear, and beta_s has gone through it
+        return h + F.conv2d(normalised * gamma_s, kernel_s) + beta_s
 
 
 def modulate(normalised: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """Eq. 1, gamma counted from 1 as in SPADE."""
-    return normalised * (1 + gamma) + beta
+    """Eq. 1; gamma is counted from 1 in the weights, as in SPADE, and from 0 here."""
+    return torch.addcmul(beta, normalised, gamma)
+
+
+def modulation_kernels(
+    weight: Tensor, bias: Tensor, sizes: Sequence[int], kernel_s: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Kernel and bias of every gamma and beta: weight [sum(sizes), I, 3, 3], of gamma, beta, gamma, ...
+
+    `kernel_s` [O, C, 1, 1] is the convolution that the last beta goes through: of two convolutions one is made, of
+    half the outputs.
+    """
+    kernels = list(zip(weight.split(sizes), bias.split(sizes), strict=True))
+    kernels[::2] = [(gamma, bias + 1) for gamma, bias in kernels[::2]]
+    if kernel_s is not None:
+        beta, bias = kernels[-1]
+        through = kernel_s.flatten(1)
+        kernels[-1] = (through @ beta.flatten(1)).view(-1, *beta.shape[1:]), through @ bias
+    return kernels
 
 
 def initialise_apart(conv: nn.Conv2d, sizes: list[int]) -> None:
@@ -66,27 +82,44 @@ def initialise_apart(conv: nn.Conv2d, sizes: list[int]) -> None:
 
 
 class LabelConv(nn.Conv2d):
-    """3x3 convolution over z_y = concat(noise, one-hot labels) of table 6, which is never built at full size."""
+    """3x3 convolution over z_y = concat(noise, one-hot labels) of table 6, neither of which is built."""
 
-    def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
-        """one_hot [B, C, H, W]; noise [B, Z] or [B, Z, H, W], Z may be 0 -> [B, O, H, W]."""
-        weight_z, weight_y = self.weight.split([noise.shape[1], one_hot.shape[1]], dim=1)
-        response = F.conv2d(one_hot, weight_y, self.bias, padding=1)
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
+        """labels [B, H, W]; noise [B, Z] or [B, Z, H, W], Z may be 0 -> [B, O, H, W].
+
+        Either may be one for a batch of the other: what one map gives is computed once for many noises.
+        """
+        weight_z, weight_y = self.weight.split([noise.shape[1], self.in_channels - noise.shape[1]], dim=1)
+        response = lookup(labels, weight_y) + self.bias[:, None, None]
         if noise.shape[1] == 0:
             return response
-        if noise.dim() == 2 and min(one_hot.shape[2:]) > 1:
-            # The response to a constant differs at the zero-padded border only: a 3x3 image holds all of its values.
-            values = F.conv2d(spread(noise, (3, 3)), weight_z, padding=1)
-            rows, columns = (border_index(size, noise.device) for size in one_hot.shape[2:])
-            return response + values[:, :, rows[:, None], columns]
-        noise = noise if noise.dim() == 4 else spread(noise, one_hot.shape[2:])
-        return response + F.conv2d(noise, weight_z, padding=1)
+        if noise.dim() == 4:
+            return response + F.conv2d(noise, weight_z, padding=1)
+        # The response to a constant differs at the zero-padded border only: a 3x3 image holds all of its values.
+        small = [min(size, 3) for size in labels.shape[1:]]
+        values = F.conv2d(spread(noise, small), weight_z, padding=1)
+        rows, columns = (border_index(size, noise.device) for size in labels.shape[1:])
+        return response + values[:, :, rows[:, None], columns]
+
+
+def lookup(labels: Tensor, weight: Tensor) -> Tensor:
+    """`conv3x3(one_hot(labels))` with zero padding: each pixel adds nine columns of the kernel, which its labels name.
+
+    labels [B, H, W] below C, weight [O, C, 3, 3] -> [B, O, H, W], channels last in memory.
+    """
+    outputs, classes = weight.shape[:2]
+    columns = F.pad(weight.permute(2, 3, 1, 0), (0, 0, 0, 1)).reshape(-1, outputs)  # [9 * (C + 1), O]: 0 for padding
+    around = F.pad(labels.int(), (1, 1, 1, 1), value=classes).unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)
+    taps = torch.arange(9, dtype=torch.int32, device=labels.device) * (classes + 1)
+    summed = F.embedding_bag((around + taps).flatten(0, 2), columns, mode="sum")
+    return summed.view(*labels.shape, outputs).permute(0, 3, 1, 2)
 
 
 def border_index(size: int, device: torch.device) -> Tensor:
-    """0 at the first of `size` > 1 positions, 2 at the last, 1 between."""
-    positions = torch.arange(size, device=device)
-    return 1 - (positions == 0).long() + (positions == size - 1).long()
+    """Which position of a line of 3 behaves as each of `size`: the first, the last, and 1 between."""
+    index = torch.arange(size, device=device).clamp(max=1)
+    index[-1] = min(size, 3) - 1
+    return index
 
 
 def spread(noise: Tensor, size: Sequence[int]) -> Tensor:
@@ -95,5 +128,5 @@ def spread(noise: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def nearest(stride: int, *maps: Tensor) -> Iterable[Tensor]:
-    """Every map [B, C, H, W] at 1/stride of its size; a noise vector [B, Z] stays as it is."""
+    """Every map [B, ..., H, W] at 1/stride of its size; a noise vector [B, Z] stays as it is."""
     return (m if m.dim() == 2 else m[..., ::stride, ::stride] for m in maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import BatchNorm, full_precision, initialise
-from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, nearest, spread
+from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, modulation_kernels, nearest
 
 
 class ConvBlock(nn.Module):
@@ -32,34 +33,41 @@ def upsample_kernels(size: int, upsampled: int, like: Tensor) -> Tensor:
     return F.pad(matrix, (0, 0, 1, 1)).unfold(0, upsampled, 1).movedim(-1, 1)
 
 
-def conv3x3_upsampled(x: Tensor, weight: Tensor, size: torch.Size) -> Tensor:
-    """`conv3x3(upsample_bilinear(x, size))` with zero padding, computed at the resolution of `x`.
+def add_conv3x3_upsampled(outputs: Sequence[Tensor], x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """`output + conv3x3(upsample_bilinear(x))` with zero padding for each weight, computed at the resolution of `x`.
 
     Upsampling and the taps of the kernel act on rows and columns separately, so channels are mixed where there are
     few pixels, and small dense matrices do the rest: the same numbers for some 5% of the operations.
-    x [B, I, h, w], weight [O, I, 3, 3] -> [B, O, *size].
+    outputs [B, O, H, W], channels last in memory; x [B, I, h, w]; weights [O, I, 3, 3].
     """
-    rows = upsample_kernels(x.shape[2], size[0], weight)
-    columns = upsample_kernels(x.shape[3], size[1], weight)
-    mixed = torch.einsum("bihw,oikl->bklhwo", x, weight)
-    tall = torch.einsum("bklhwo,kyh->blywo", mixed, rows)
-    return torch.einsum("blywo,lxw->byxo", tall, columns).permute(0, 3, 1, 2)
+    height, width = outputs[0].shape[2:]
+    rows = upsample_kernels(x.shape[2], height, weights[0])
+    columns = upsample_kernels(x.shape[3], width, weights[0]).movedim(0, 1).flatten(1)  # [W, 3 * w]
+    mixed = torch.einsum("bihw,oikl->bklhwo", x, torch.cat(list(weights)))
+    tall = torch.einsum("bklhwo,kyh->bylwo", mixed, rows).flatten(2, 3)
+    added = []
+    for output, part in zip(outputs, tall.split([len(weight) for weight in weights], dim=-1), strict=True):
+        lines = output.permute(0, 2, 3, 1).flatten(0, 1)  # [B * H, W, O]
+        lines = torch.baddbmm(lines, columns.to(part.dtype).expand(len(lines), -1, -1), part.flatten(0, 1))
+        added.append(lines.unflatten(0, (-1, height)).permute(0, 3, 1, 2))
+    return added
 
 
 class Modulation(nn.Conv2d):
-    """The gammas and betas of a block (eq. 2) as one convolution over concat(Up(s_0), s_i), or over s_i alone."""
+    """The gammas and betas of a block (eq. 2): convolutions over concat(Up(s_0), s_i), or over s_i alone."""
 
     def __init__(self, pyramid_width: int, concat_s0: bool, channels: list[int]) -> None:
         super().__init__(pyramid_width * (1 + concat_s0), 2 * sum(channels), 3, padding=1)
         self.sizes = [c for c in channels for _ in "gb"]  # a gamma and a beta for every tensor that is modulated
         self.concat_s0 = concat_s0
 
-    def forward(self, s_0: Tensor, s_i: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, kernel_s: Tensor | None, s_0: Tensor, s_i: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """gamma, beta, gamma, ..., each [B, channels, H, W]; the last beta has gone through `kernel_s`."""
+        kernels = modulation_kernels(self.weight, self.bias, self.sizes, kernel_s)
+        outputs = [F.conv2d(s_i, weight[:, -s_i.shape[1] :], bias, padding=1) for weight, bias in kernels]
         if not self.concat_s0:
-            return super().forward(s_i).split(self.sizes, dim=1)
-        weight_0, weight_i = self.weight.chunk(2, dim=1)
-        output = F.conv2d(s_i, weight_i, self.bias, padding=1) + conv3x3_upsampled(s_0, weight_0, s_i.shape[2:])
-        return output.split(self.sizes, dim=1)
+            return outputs
+        return add_conv3x3_upsampled(outputs, s_0, [weight[:, : s_0.shape[1]] for weight, _ in kernels])
 
 
 class DPGenerator(Generator):
@@ -84,7 +92,7 @@ class DPGenerator(Generator):
         strided = [nn.Conv2d(s, s, 3, stride=2, padding=1) for _ in range(5)]
         self.pyramid = nn.ModuleList(ConvBlock(conv) for conv in first + strided)
         channels = [width * m for m in (16, 16, 16, 8, 4, 2, 1)]
-        self.stem = nn.Conv2d(inputs, channels[0], 3, padding=1)
+        self.stem = LabelConv(inputs, channels[0], 3, padding=1)
         modulation = partial(Modulation, pyramid_width, concat_s0)
         self.blocks = nn.ModuleList(SpadeBlock(i, o, modulation) for i, o in pairwise(channels))
         self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
@@ -94,15 +102,13 @@ class DPGenerator(Generator):
                 initialise_apart(module, module.sizes)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        one_hot = self.one_hot(labels, like=noise)
-        s_i = self.pyramid[0](one_hot, noise)
+        s_i = self.pyramid[0](labels, noise)
         pyramid = []  # s_5 .. s_0
         for step in self.pyramid[1:]:
             s_i = step(s_i)
             pyramid.append(s_i)
 
-        y, z = nearest(LATENT_STRIDE, one_hot, noise)
-        x = self.stem(torch.cat([z if z.dim() == 4 else spread(z, y.shape[2:]), y], dim=1))
+        x = self.stem(*nearest(LATENT_STRIDE, labels, noise))
         for i, block in enumerate(self.blocks):
             if i > 0:
                 x = F.interpolate(x, scale_factor=2.0)

@@ -1,0 +1,113 @@
+"""Each rearrangement of the networks against the layers that it stands for, forward and backward, in fp64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpgan.models.discriminators import pooled_convolution, upsampled_convolution
+from dpgan.models.generators.blocks import LabelConv, lookup, modulation_kernels, spread
+from dpgan.models.generators.dp import add_conv3x3_upsampled
+
+CLASSES = 5
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def drawn(*size: int) -> Tensor:
+    return torch.randn(*size, dtype=torch.float64, requires_grad=True)
+
+
+def assert_same(ours: Callable[[], Tensor], plain: Callable[[], Tensor], inputs: Sequence[Tensor]) -> None:
+    """The same values, and the same gradients of all inputs."""
+    values, expected = ours(), plain()
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
+    pull = torch.randn_like(expected)
+    for found, wanted in zip(
+        torch.autograd.grad(values, inputs, pull), torch.autograd.grad(expected, inputs, pull), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 10)])
+def test_a_convolution_before_pooling(size: tuple[int, int]) -> None:
+    conv, x = nn.Conv2d(3, 4, 3, padding=1).double(), drawn(2, 3, *size)
+    inputs = [x, *conv.parameters()]
+    assert_same(lambda: pooled_convolution(x, conv), lambda: F.avg_pool2d(conv(x), 2), inputs)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
+def test_a_convolution_behind_upsampling(size: tuple[int, int]) -> None:
+    conv, x = nn.Conv2d(3, 4, 3, padding=1).double(), drawn(2, 3, *size)
+    inputs = [x, *conv.parameters()]
+    assert_same(lambda: upsampled_convolution(x, conv), lambda: conv(F.interpolate(x, scale_factor=2.0)), inputs)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 8])
+def test_convolutions_behind_bilinear_upsampling(factor: int) -> None:
+    x, weights, size = drawn(2, 3, 2, 5), [drawn(4, 3, 3, 3), drawn(2, 3, 3, 3)], (2 * factor, 5 * factor)
+    outputs = [drawn(2, len(weight), *size) for weight in weights]
+
+    def plain() -> Tensor:
+        upsampled = F.interpolate(x, size=size, mode="bilinear")
+        return torch.cat([o + F.conv2d(upsampled, w, padding=1) for o, w in zip(outputs, weights, strict=True)], dim=1)
+
+    ours = lambda: torch.cat(add_conv3x3_upsampled(outputs, x, weights), dim=1)  # noqa: E731
+    assert_same(ours, plain, [x, *weights, *outputs])
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_gammas_from_zero_and_a_beta_through_the_shortcut(shortcut: bool) -> None:
+    sizes = [3, 3, 2, 2]
+    x, weight, bias, kernel_s = drawn(2, 4, 5, 6), drawn(10, 4, 3, 3), drawn(10), drawn(6, 2, 1, 1)
+
+    def plain() -> Tensor:
+        gamma_0, beta_0, gamma_1, beta_1 = F.conv2d(x, weight, bias, padding=1).split(sizes, dim=1)
+        beta_1 = F.conv2d(beta_1, kernel_s) if shortcut else beta_1
+        return torch.cat([1 + gamma_0, beta_0, 1 + gamma_1, beta_1], dim=1)
+
+    def ours() -> Tensor:
+        kernels = modulation_kernels(weight, bias, sizes, kernel_s if shortcut else None)
+        return torch.cat([F.conv2d(x, *kernel, padding=1) for kernel in kernels], dim=1)
+
+    assert_same(ours, plain, [x, weight, bias, *([kernel_s] if shortcut else [])])
+
+
+def label_maps(batch: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Labels uint8 [B, H, W], and one-hot [B, C, H, W]."""
+    labels = torch.randint(CLASSES, (batch, *size), dtype=torch.uint8)
+    return labels, F.one_hot(labels.long(), CLASSES).movedim(-1, 1).double()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (7, 5)])
+def test_labels_looked_up(size: tuple[int, int]) -> None:
+    labels, one_hot = label_maps(2, size)
+    weight = drawn(4, CLASSES, 3, 3)
+    assert_same(lambda: lookup(labels, weight), lambda: F.conv2d(one_hot, weight, padding=1), [weight])
+
+
+@pytest.mark.parametrize("size", [(32, 64), (1, 2), (2, 2), (1, 1)])
+@pytest.mark.parametrize("channels", [3, 0])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_a_convolution_over_labels_and_noise(size: tuple[int, int], channels: int, spatial: bool) -> None:
+    labels, one_hot = label_maps(2, size)
+    noise = drawn(2, channels)
+    conv = LabelConv(channels + CLASSES, 4, 3, padding=1).double()
+    inputs = [*conv.parameters(), *([noise] if channels else [])]
+    plain = lambda: nn.Conv2d.forward(conv, torch.cat([spread(noise, size), one_hot], dim=1))  # noqa: E731
+    assert_same(lambda: conv(labels, spread(noise, size) if spatial else noise), plain, inputs)
+
+
+def test_one_map_with_many_noises_and_many_maps_with_one() -> None:
+    labels, _ = label_maps(3, (4, 6))
+    noise = drawn(3, 2)
+    conv = LabelConv(2 + CLASSES, 4, 3, padding=1).double()
+    for maps, noises in ((labels[:1], noise), (labels, noise[:1])):
+        torch.testing.assert_close(conv(maps, noises), conv(maps.expand(3, -1, -1), noises.expand(3, -1)))
