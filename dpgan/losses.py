@@ -33,16 +33,21 @@ def class_weights(counts: Tensor, void: Tensor) -> Tensor:
     return torch.where(present, weights, 0.0)
 
 
+def by_pixel(logits: Tensor) -> Tensor:
+    """[B, C+1, H, W] -> fp32 [B * H * W, C+1]; torch's softmax over channels copies a channels-last image otherwise."""
+    return logits.permute(0, 2, 3, 1).flatten(0, 2).float()
+
+
 def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """First term of eq. 3 (real images) and of eq. 7 (generated ones): weighted cross-entropy, mean over all pixels."""
-    targets = labels.long() + 1
-    total = F.cross_entropy(logits.float(), targets, weight=F.pad(weights, (1, 0)), reduction="sum")
+    targets = labels.long().flatten() + 1
+    total = F.cross_entropy(by_pixel(logits), targets, weight=F.pad(weights, (1, 0)), reduction="sum")
     return total / labels.numel()
 
 
 def fake_loss(logits: Tensor) -> Tensor:
     """Second term of eq. 3: mean of -log p(fake) over all pixels, don't-care ones included."""
-    logits = logits.float()
+    logits = by_pixel(logits)
     return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
 
 

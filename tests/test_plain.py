@@ -1,4 +1,4 @@
-"""The networks and the step as they are, against DP-GAN written layer by layer."""
+"""The networks and the step as they are, against DP-GAN written layer by layer; the networks in fp32 against it in fp64."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def pair(kind: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
 def assert_close(ours: Tensor, plain: Tensor, tolerance: float, name: str = "") -> None:
     """Equal to `tolerance` times the largest number."""
     scale = plain.abs().max().item()
-    torch.testing.assert_close(ours, plain, rtol=0, atol=tolerance * max(scale, 1e-6), msg=lambda m: f"{name}: {m}")
+    torch.testing.assert_close(ours.double(), plain, rtol=0, atol=tolerance * max(scale, 1e-6), msg=lambda m: f"{name}: {m}")
 
 
 def assert_same_gradients(ours: nn.Module, plain: nn.Module, tolerance: float) -> None:
@@ -96,7 +96,7 @@ def test_the_generator(dtype: torch.dtype, training: bool) -> None:
     ours, plain = pair("generator", dtype)
     labels, noise, images = inputs(dtype)
     painted = ours.train(training)(labels, noise)
-    expected = plain.train(training)(one_hot(labels, dtype), spread(noise, SIZE))
+    expected = plain.double().train(training)(one_hot(labels, torch.float64), spread(noise.double(), SIZE))
     assert expected.std() > 0.1, "a picture"
     assert_close(painted, expected, TOLERANCES[dtype])
     for photo in (painted, expected):
@@ -111,8 +111,8 @@ def test_the_discriminator(dtype: torch.dtype, training: bool) -> None:
     _, _, images = inputs(dtype)
     outputs: list[DiscriminatorOutput] = []
     gradients = []
-    for network in (ours, plain):
-        seen = images.clone().requires_grad_()
+    for network, seen in ((ours, images), (plain.double(), images.double())):
+        seen = seen.clone().requires_grad_()
         output = network.train(training)(seen)
         parts = [output.logits, *output.patches, *output.features]
         torch.stack([part.square().mean() for part in parts]).sum().backward()

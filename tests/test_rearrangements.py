@@ -10,8 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpgan.models.discriminators import pooled_convolution, upsampled_convolution
-from dpgan.models.generators.blocks import LabelConv, lookup, modulation_kernels, spread
+from dpgan.models.ema import recollect_statistics
+from dpgan.models.generators import build_generator
+from dpgan.models.generators.blocks import LabelConv, lookup, modulation_kernels, spread, through
 from dpgan.models.generators.dp import add_conv3x3_upsampled
+from dpgan.models.generators.export import for_inference
+from dpgan.models.layers import SpectralNorm
 
 CLASSES = 5
 
@@ -63,21 +67,19 @@ def test_convolutions_behind_bilinear_upsampling(factor: int) -> None:
     assert_same(ours, plain, [x, *weights, *outputs])
 
 
-@pytest.mark.parametrize("shortcut", [True, False])
-def test_gammas_from_zero_and_a_beta_through_the_shortcut(shortcut: bool) -> None:
+def test_gammas_from_zero_and_a_beta_through_the_shortcut() -> None:
     sizes = [3, 3, 2, 2]
     x, weight, bias, kernel_s = drawn(2, 4, 5, 6), drawn(10, 4, 3, 3), drawn(10), drawn(6, 2, 1, 1)
 
     def plain() -> Tensor:
         gamma_0, beta_0, gamma_1, beta_1 = F.conv2d(x, weight, bias, padding=1).split(sizes, dim=1)
-        beta_1 = F.conv2d(beta_1, kernel_s) if shortcut else beta_1
-        return torch.cat([1 + gamma_0, beta_0, 1 + gamma_1, beta_1], dim=1)
+        return torch.cat([1 + gamma_0, beta_0, 1 + gamma_1, F.conv2d(beta_1, kernel_s)], dim=1)
 
     def ours() -> Tensor:
-        kernels = modulation_kernels(weight, bias, sizes, kernel_s if shortcut else None)
-        return torch.cat([F.conv2d(x, *kernel, padding=1) for kernel in kernels], dim=1)
+        *kernels, last = modulation_kernels(weight, bias, sizes)
+        return torch.cat([F.conv2d(x, *kernel, padding=1) for kernel in [*kernels, through(kernel_s, last)]], dim=1)
 
-    assert_same(ours, plain, [x, weight, bias, *([kernel_s] if shortcut else [])])
+    assert_same(ours, plain, [x, weight, bias, kernel_s])
 
 
 def label_maps(batch: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -111,3 +113,25 @@ def test_one_map_with_many_noises_and_many_maps_with_one() -> None:
     conv = LabelConv(2 + CLASSES, 4, 3, padding=1).double()
     for maps, noises in ((labels[:1], noise), (labels, noise[:1])):
         torch.testing.assert_close(conv(maps, noises), conv(maps.expand(3, -1, -1), noises.expand(3, -1)))
+
+
+@pytest.mark.parametrize("kind", ["dp", "oasis", "spade"])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_a_generator_for_inference(kind: str, spatial: bool) -> None:
+    generator = build_generator(kind, num_classes=CLASSES, width=2, pyramid_width=4).double()
+    for parameter in generator.parameters():
+        nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
+    labels, noise = label_maps(3, (32, 64))[0], torch.randn(3, 64, dtype=torch.float64)
+    noise = spread(noise, (32, 64)) if spatial else noise
+    recollect_statistics(generator.eval(), [(labels, noise)])
+    state = {key: value.clone() for key, value in generator.state_dict().items()}
+    folded = for_inference(generator, torch.float64)
+    assert not any(isinstance(m, nn.BatchNorm2d | SpectralNorm) for m in folded.modules())
+    with torch.no_grad():
+        expected, photos = generator(labels, noise), folded(labels, noise)
+        assert expected.std() > 0.05
+        torch.testing.assert_close(photos, expected, rtol=0, atol=1e-10)
+        for_all = folded(labels[:1], noise)  # one map, many noises
+        torch.testing.assert_close(for_all[:1], photos[:1], rtol=0, atol=1e-10)
+        assert for_inference(generator)(labels, noise.float()).dtype == torch.float32
+    assert all(torch.equal(state[key], value) for key, value in generator.state_dict().items()), "a copy"

@@ -46,14 +46,21 @@ def keep_signal(*parts: nn.Module) -> None:
         nn.init.xavier_normal_(conv.weight)
 
 
+def four_by_four(kernels: Tensor) -> Tensor:
+    """[O, I, 3, 3] -> [O, I, 4, 4]: the sum of the four places that a 3x3 kernel takes in a 4x4 one; channels last."""
+    places = torch.eye(4, 3, dtype=kernels.dtype, device=kernels.device)
+    places = places + places.roll(1, dims=0)  # [4, 3]: the two places of each tap along a line
+    with torch.autocast(kernels.device.type, enabled=False):
+        summed = torch.kron(places, places) @ kernels.permute(0, 2, 3, 1).flatten(1, 2)
+    return summed.unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+
+
 def pooled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """`avg_pool2d(conv(x), 2)` of a 3x3 convolution, as one 4x4 convolution of stride 2: 4/9 of the operations.
 
-    Its kernel is the mean of the four places that the 3x3 kernel takes below a pooled pixel.
     x [B, I, H, W], H and W even -> [B, O, H/2, W/2].
     """
-    kernel = F.avg_pool2d(F.pad(conv.weight, (1, 1, 1, 1)), 2, stride=1)
-    return F.conv2d(x, kernel, conv.bias, stride=2, padding=1)
+    return F.conv2d(x, four_by_four(conv.weight / 4), conv.bias, stride=2, padding=1)
 
 
 def upsampled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -62,8 +69,8 @@ def upsampled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
     Taps that fall on the same pixel of `x` are added before they are multiplied.
     x [B, I, H, W] -> [B, O, 2H, 2W].
     """
-    kernel = 4 * F.avg_pool2d(F.pad(conv.weight.flip(2, 3), (1, 1, 1, 1)), 2, stride=1)
-    return F.conv_transpose2d(x, kernel.transpose(0, 1), conv.bias, stride=2, padding=1)
+    kernels = four_by_four(conv.weight.flip(2, 3).transpose(0, 1))
+    return F.conv_transpose2d(x, kernels, conv.bias, stride=2, padding=1)
 
 
 class ResBlock(nn.Module):
@@ -87,8 +94,8 @@ class DownBlock(ResBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_1(x if self.first else F.leaky_relu(x, 0.2))
-        h = pooled_convolution(F.leaky_relu(h, 0.2), self.conv_2)
-        return h + self.conv_s(F.avg_pool2d(x, 2))  # a 1x1 convolution and the pooling commute
+        h = pooled_convolution(F.leaky_relu_(h, 0.2), self.conv_2)
+        return h.add_(self.conv_s(F.avg_pool2d(x, 2)))  # a 1x1 convolution and the pooling commute
 
 
 class UpBlock(ResBlock):
@@ -96,8 +103,8 @@ class UpBlock(ResBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         h = upsampled_convolution(F.leaky_relu(x, 0.2), self.conv_1)
-        h = self.conv_2(F.leaky_relu(h, 0.2))
-        return h + F.interpolate(self.conv_s(x), scale_factor=2.0)  # as above
+        h = self.conv_2(F.leaky_relu_(h, 0.2))
+        return h.add_(F.interpolate(self.conv_s(x), scale_factor=2.0))  # as above
 
 
 class PatchHead(nn.Sequential):

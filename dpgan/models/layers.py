@@ -29,8 +29,25 @@ def sum_over_workers(x: Tensor) -> Tensor:
     return torch.stack(parts).sum(dim=0)
 
 
-class _GlobalBatchNorm(torch.autograd.Function):
-    """Training-mode BatchNorm over the batches of all workers: x [B, C, H, W], weight and bias [C].
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the channels of x [B, C, H, W] on a CPU, fp64 [C].
+
+    torch (2.14.1) adds up a channels-last image in fp32, pixel after pixel: in an even area every addition rounds the
+    same way, and of the statistics of 256x512 pixels four digits are left. Here some 64 pixels are added like that,
+    by the same kernel at the same speed: neighbours count as channels of their own, and their statistics are merged.
+    """
+    pixels, channels = x.permute(0, 2, 3, 1).flatten(0, 2), x.shape[1]
+    lanes = 1
+    while pixels.shape[0] % (2 * lanes) == 0 and pixels.shape[0] // lanes >= 128:
+        lanes *= 2
+    apart = pixels.reshape(1, -1, lanes * channels).transpose(1, 2).unsqueeze(2)
+    apart = apart.to(torch.promote_types(x.dtype, torch.float32))
+    mean, var = (t.double().view(lanes, channels) for t in torch.batch_norm_update_stats(apart, None, None, 0.0))
+    return mean.mean(dim=0), var.mean(dim=0) + mean.var(dim=0, correction=0)
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Training-mode BatchNorm over the batches of all workers: x [B, C, H, W] on a CPU, weight and bias [C].
 
     Returns the normalised x in its dtype, and the global mean, variance (biased) and count, fp64 and constant.
     Once the global statistics are known, torch's own kernels for fixed statistics do the work on the pixels.
@@ -39,13 +56,15 @@ class _GlobalBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         exact = torch.promote_types(x.dtype, torch.float32)
-        mean, var = (t.double() for t in torch.batch_norm_update_stats(x.to(exact), None, None, 0.0))
+        mean, var = batch_statistics(x)
         count = mean.new_tensor([x.numel() // x.shape[1]])
-        # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
-        sums = sum_over_workers(torch.cat([mean * count, (var + mean.square()) * count, count]))
-        count = sums[-1]
-        mean, square = (sums[:-1] / count).chunk(2)
-        var = square - mean.square()
+        ctx.workers = dist.get_world_size() if dist.is_initialized() else 1
+        if ctx.workers > 1:
+            # Sums in fp64: E[x^2] - E[x]^2 cancels where a channel's mean is large beside its deviation.
+            sums = sum_over_workers(torch.cat([mean * count, (var + mean.square()) * count, count]))
+            count = sums[-1]
+            mean, square = (sums[:-1] / count).chunk(2)
+            var = square - mean.square()
         ctx.eps = eps
         ctx.save_for_backward(x, weight, mean.to(exact), var.to(exact), count)
         ctx.mark_non_differentiable(mean, var, count)
@@ -58,9 +77,12 @@ class _GlobalBatchNorm(torch.autograd.Function):
         dx = weight / deviation * (grad - sum(grad) / n - xhat * sum(grad * xhat) / n).
         """
         x, weight, mean, var, count = ctx.saved_tensors
+        alone = ctx.workers == 1
         direct, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            grad, x, weight, mean, var, mean, torch.rsqrt(var + ctx.eps), alone, ctx.eps, [True, True, True]
         )
+        if alone:
+            return direct, grad_weight, grad_bias, None
         sums = sum_over_workers(torch.cat([grad_bias, grad_weight]))
         mean_grad, mean_grad_xhat = (sums / count).to(sums.dtype).chunk(2)
         slope = -weight * torch.rsqrt(var + ctx.eps)
@@ -71,31 +93,47 @@ class _GlobalBatchNorm(torch.autograd.Function):
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm whose training statistics are those of the global batch: workers change nothing but speed.
 
-    Workers may hold different numbers of samples. Statistics are fp32 for bf16 and fp16 input.
-    `torch.nn.SyncBatchNorm` does the same but refuses CPU tensors.
+    Workers may hold different numbers of samples. Statistics are fp32 or better, whatever the input.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        if not self.training or (input.is_cuda and alone):
             return super().forward(input)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        if input.is_cuda:
-            group = dist.group.WORLD
+        if input.is_cuda:  # `torch.nn.SyncBatchNorm` is this too, but refuses CPU tensors
             return SyncBatchNorm.apply(
                 input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum,
-                group, dist.get_world_size(),
+                dist.group.WORLD, dist.get_world_size(),
             )  # fmt: skip
         weight = self.weight if self.affine else torch.ones_like(self.running_mean)
         bias = self.bias if self.affine else torch.zeros_like(self.running_mean)
-        output, mean, var, count = _GlobalBatchNorm.apply(input, weight, bias, self.eps)
+        output, mean, var, count = _BatchNorm.apply(input, weight, bias, self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)
         return output
+
+
+class _Divided(torch.autograd.Function):
+    """weight [O, I, h, w] / sigma, where sigma = u W v and the vectors u [O] and v [I, h, w] are constants."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        divided = weight / sigma
+        ctx.save_for_backward(divided, sigma, u, v)
+        return divided
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """(grad - <grad, weight / sigma> u v^T) / sigma."""
+        divided, sigma, u, v = ctx.saved_tensors
+        along = (grad * divided).sum()
+        return torch.addcmul(grad, (u * -along).view(-1, 1, 1, 1), v).div_(sigma), None, None, None
 
 
 class SpectralNorm(nn.Module):
@@ -105,8 +143,8 @@ class SpectralNorm(nn.Module):
     `torch.nn.utils.parametrizations.spectral_norm` goes u before v and so lags half a step behind.
     """
 
-    u: Tensor
-    v: Tensor
+    u: Tensor  # [O]
+    v: Tensor  # [I * h * w]
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -117,18 +155,25 @@ class SpectralNorm(nn.Module):
             self.iterate(weight)
 
     @torch.no_grad()
-    def iterate(self, weight: Tensor) -> None:
-        """One power iteration."""
-        matrix = weight.flatten(1)
-        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
-        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+    def iterate(self, weight: Tensor) -> Tensor:
+        """One power iteration; the singular value, which it finds on its way."""
+        last = weight.is_contiguous(memory_format=torch.channels_last)
+        matrix = (weight.movedim(1, -1) if last else weight).flatten(1)  # in the order of memory: not a copy
+        v = F.normalize(matrix.T @ self.u, dim=0)
+        stretched = matrix @ v
+        self.u.copy_(F.normalize(stretched, dim=0))
+        _, inputs, *size = weight.shape
+        self.v.view(inputs, *size).copy_(v.view(*size, inputs).movedim(-1, 0) if last else v.view(inputs, *size))
+        return stretched.norm()
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # bf16 is too coarse for the iteration
             if self.training:
-                self.iterate(weight)
-            u, v = self.u.clone(), self.v.clone()  # the next iteration must not change what backward needs
-            return weight / torch.dot(u, weight.flatten(1) @ v)
+                sigma = self.iterate(weight)
+            else:
+                sigma = torch.dot(self.u, weight.detach().flatten(1) @ self.v)
+            # Copies: the next iteration must not change what backward needs.
+            return _Divided.apply(weight, sigma, self.u.clone(), self.v.clone().view_as(weight[0]))
 
 
 def spectral_norm(conv: nn.Conv2d) -> nn.Conv2d:

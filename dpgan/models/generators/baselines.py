@@ -13,7 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import full_precision, initialise
-from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, modulation_kernels, nearest
+from .blocks import (
+    LATENT_STRIDE,
+    Generator,
+    Kernel,
+    LabelConv,
+    SpadeBlock,
+    initialise_apart,
+    modulation_kernels,
+    nearest,
+    through,
+)
 
 
 class Spade(nn.Module):
@@ -24,10 +34,14 @@ class Spade(nn.Module):
         self.shared = LabelConv(inputs, hidden, 3, padding=1)
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
 
-    def forward(self, kernel_s: Tensor | None, labels: Tensor, noise: Tensor) -> list[Tensor]:
-        hidden = F.relu(self.shared(labels, noise))
+    def kernels(self) -> list[Kernel]:
+        """Of gamma and beta."""
         layer = self.gamma_beta
-        kernels = modulation_kernels(layer.weight, layer.bias, [layer.out_channels // 2] * 2, kernel_s)
+        return modulation_kernels(layer.weight, layer.bias, [layer.out_channels // 2] * 2)
+
+    def respond(self, kernels: list[Kernel], labels: Tensor, noise: Tensor) -> list[Tensor]:
+        """What the kernels give, each [B, O, H, W]."""
+        hidden = F.relu_(self.shared(labels, noise))
         return [F.conv2d(hidden, weight, bias, padding=1) for weight, bias in kernels]
 
 
@@ -39,8 +53,17 @@ class LabelModulation(nn.ModuleList):
 
     def forward(self, kernel_s: Tensor | None, labels: Tensor, noise: Tensor) -> list[Tensor]:
         """gamma, beta, gamma, ..., each [B, channels, H, W]; the last beta has gone through `kernel_s`."""
-        kernels = [None] * (len(self) - 1) + [kernel_s]
-        return [part for spade, kernel in zip(self, kernels, strict=True) for part in spade(kernel, labels, noise)]
+        *kernels, last = self.kernels()
+        return self.respond([*kernels, through(kernel_s, last)], labels, noise)
+
+    def kernels(self) -> list[Kernel]:
+        """Of gamma, beta, gamma, ..."""
+        return [kernel for spade in self for kernel in spade.kernels()]
+
+    def respond(self, kernels: list[Kernel], labels: Tensor, noise: Tensor) -> list[Tensor]:
+        """What the kernels give, each [B, O, H, W]."""
+        pairs = (kernels[i : i + 2] for i in range(0, len(kernels), 2))
+        return [part for spade, pair in zip(self, pairs, strict=True) for part in spade.respond(pair, labels, noise)]
 
 
 class LabelGenerator(Generator):

@@ -45,34 +45,40 @@ class SpadeBlock(nn.Module):
         kernel_s = self.conv_s.weight if self.learned_shortcut else None
         gamma_0, beta_0, gamma_1, beta_1, *shortcut = self.modulation(kernel_s, *condition)
         normalised = self.norm_0(x)  # by the shortcut too: the same statistics
-        h = self.conv_0(F.leaky_relu(modulate(normalised, gamma_0, beta_0), 0.2))
-        h = self.conv_1(F.leaky_relu(modulate(self.norm_1(h), gamma_1, beta_1), 0.2))
+        h = self.conv_0(F.leaky_relu_(modulate(normalised, gamma_0, beta_0), 0.2))
+        h = self.conv_1(F.leaky_relu_(modulate(self.norm_1(h), gamma_1, beta_1), 0.2))
         if not self.learned_shortcut:
-            return h + x
+            return h.add_(x)
         gamma_s, beta_s = shortcut  # conv_s is linear, and beta_s has gone through it
-        return h + F.conv2d(normalised * gamma_s, kernel_s) + beta_s
+        return h.add_(F.conv2d(normalised * gamma_s, kernel_s)).add_(beta_s)
 
 
 def modulate(normalised: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """Eq. 1; gamma is counted from 1 in the weights, as in SPADE, and from 0 here."""
-    return torch.addcmul(beta, normalised, gamma)
+    """Eq. 1, in the memory of beta where no gradient is asked for. Gamma is counted from 0 here, not from 1."""
+    if torch.is_grad_enabled():
+        return torch.addcmul(beta, normalised, gamma)
+    return beta.addcmul_(normalised, gamma)
 
 
-def modulation_kernels(
-    weight: Tensor, bias: Tensor, sizes: Sequence[int], kernel_s: Tensor | None
-) -> list[tuple[Tensor, Tensor]]:
-    """Kernel and bias of every gamma and beta: weight [sum(sizes), I, 3, 3], of gamma, beta, gamma, ...
+Kernel = tuple[Tensor, Tensor]  # [O, I, 3, 3] and bias [O] of a convolution over the condition
 
-    `kernel_s` [O, C, 1, 1] is the convolution that the last beta goes through: of two convolutions one is made, of
-    half the outputs.
+
+def modulation_kernels(weight: Tensor, bias: Tensor, sizes: Sequence[int]) -> list[Kernel]:
+    """Kernels of gamma, beta, gamma, ... of `sizes` outputs each.
+
+    In the weights gamma is counted from 1, as in SPADE's code; what these kernels give is counted from 0.
     """
     kernels = list(zip(weight.split(sizes), bias.split(sizes), strict=True))
-    kernels[::2] = [(gamma, bias + 1) for gamma, bias in kernels[::2]]
-    if kernel_s is not None:
-        beta, bias = kernels[-1]
-        through = kernel_s.flatten(1)
-        kernels[-1] = (through @ beta.flatten(1)).view(-1, *beta.shape[1:]), through @ bias
+    kernels[::2] = [(gamma, offset + 1) for gamma, offset in kernels[::2]]
     return kernels
+
+
+def through(kernel_s: Tensor | None, kernel: Kernel) -> Kernel:
+    """A 1x1 convolution `kernel_s` [P, O, 1, 1] of what `kernel` gives, as one convolution: of fewer outputs here."""
+    if kernel_s is None:
+        return kernel
+    (weight, bias), matrix = kernel, kernel_s.flatten(1)
+    return (matrix @ weight.flatten(1)).view(-1, *weight.shape[1:]), matrix @ bias
 
 
 def initialise_apart(conv: nn.Conv2d, sizes: list[int]) -> None:

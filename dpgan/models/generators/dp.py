@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import BatchNorm, full_precision, initialise
-from .blocks import LATENT_STRIDE, Generator, LabelConv, SpadeBlock, initialise_apart, modulation_kernels, nearest
+from .blocks import (
+    LATENT_STRIDE,
+    Generator,
+    Kernel,
+    LabelConv,
+    SpadeBlock,
+    initialise_apart,
+    modulation_kernels,
+    nearest,
+    through,
+)
 
 
 class ConvBlock(nn.Module):
@@ -23,7 +33,7 @@ class ConvBlock(nn.Module):
         self.norm = BatchNorm(conv.out_channels)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(*inputs)))
+        return F.relu_(self.norm(self.conv(*inputs)))
 
 
 def upsample_kernels(size: int, upsampled: int, like: Tensor) -> Tensor:
@@ -48,7 +58,8 @@ def add_conv3x3_upsampled(outputs: Sequence[Tensor], x: Tensor, weights: Sequenc
     added = []
     for output, part in zip(outputs, tall.split([len(weight) for weight in weights], dim=-1), strict=True):
         lines = output.permute(0, 2, 3, 1).flatten(0, 1)  # [B * H, W, O]
-        lines = torch.baddbmm(lines, columns.to(part.dtype).expand(len(lines), -1, -1), part.flatten(0, 1))
+        add = lines.baddbmm if torch.is_grad_enabled() else lines.baddbmm_
+        lines = add(columns.to(part.dtype).expand(len(lines), -1, -1), part.flatten(0, 1))
         added.append(lines.unflatten(0, (-1, height)).permute(0, 3, 1, 2))
     return added
 
@@ -63,7 +74,15 @@ class Modulation(nn.Conv2d):
 
     def forward(self, kernel_s: Tensor | None, s_0: Tensor, s_i: Tensor) -> list[Tensor]:  # type: ignore[override]
         """gamma, beta, gamma, ..., each [B, channels, H, W]; the last beta has gone through `kernel_s`."""
-        kernels = modulation_kernels(self.weight, self.bias, self.sizes, kernel_s)
+        *kernels, last = self.kernels()
+        return self.respond([*kernels, through(kernel_s, last)], s_0, s_i)
+
+    def kernels(self) -> list[Kernel]:
+        """Of gamma, beta, gamma, ..."""
+        return modulation_kernels(self.weight, self.bias, self.sizes)
+
+    def respond(self, kernels: list[Kernel], s_0: Tensor, s_i: Tensor) -> list[Tensor]:
+        """What the kernels give, each [B, O, H, W]."""
         outputs = [F.conv2d(s_i, weight[:, -s_i.shape[1] :], bias, padding=1) for weight, bias in kernels]
         if not self.concat_s0:
             return outputs
