@@ -1,56 +1,65 @@
-"""Timing in pairs: the reference and what is held against it take turns, so that a busy machine slows both."""
+"""Timing in turns: a reference and what is held against it run alternately, so that a busy machine slows both."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: how often `name` fits into the time (or memory) of `reference`."""
+    """A line of the table: what something costs, beside what the reference costs."""
 
-    suite: str
     name: str
-    reference: str
-    values: list[float]  # in `unit`, one a round
-    reference_values: list[float]  # of the same rounds
-    unit: str  # "s" or "B": less is better; "1/s": more is better
-    target: float | None = None  # what the ratio shall be at least
-    bound: float | None = None  # what the machine allows, as a ratio to the reference
+    values: list[float]  # one a round; less is better
+    reference: list[float]  # of the same rounds
+    unit: str = "second"  # or "byte"
+    target: float | None = None  # how many times less than the reference it shall be
+    bound: float | None = None  # how many times less this machine allows
 
     @property
     def ratios(self) -> np.ndarray:
-        """By how much it is better than the reference, round by round."""
-        ours, reference = np.array(self.values), np.array(self.reference_values)
-        return ours / reference if self.unit == "1/s" else reference / ours
+        """How many times less than the reference, round by round."""
+        return np.array(self.reference) / np.array(self.values)
 
 
-def seconds(work: Work, device: torch.device) -> float:
-    """Of the CPU time of this process, which other processes do not lengthen; on a GPU of the clock, to the end."""
-    if device.type == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+def seconds(work: Work, device: torch.device, wall: bool = False) -> float:
+    """CPU time of this process, which other processes do not lengthen; on a GPU, and if asked for, of the clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    clock = time.perf_counter if wall or device.type == "cuda" else time.process_time
+    start = clock()
     work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
 
 
-def take_turns(works: Mapping[str, Work], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, once a round, after one round that is not counted."""
+def take_turns(
+    works: Mapping[str, Work], rounds: int, device: torch.device | None = None, wall: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of each, once a round, after a round that does not count."""
+    device = device or torch.device("cpu")
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(-1, rounds):
+    for turn in range(rounds + 1):
         for name, work in works.items():
-            found = seconds(work, device)
-            if number >= 0:
+            found = seconds(work, device, wall)
+            print(f"  {turn}/{rounds}  {name:30} {found:8.3f} s", file=sys.stderr, flush=True)
+            if turn:
                 taken[name].append(found)
     return taken
+
+
+def operations(work: Work) -> int:
+    """Floating-point operations of the matrix products and convolutions in `work`; a multiply-add counts as two."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())

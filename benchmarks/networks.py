@@ -1,23 +1,28 @@
-"""A photo and a training iteration at the paper's widths, beside DP-GAN layer by layer (tests/plain.py)."""
+"""A photo, a training iteration and its memory at the paper's widths, beside DP-GAN layer by layer (tests/plain.py)."""
 
 from __future__ import annotations
 
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Row, Work, take_turns
+from benchmarks.machine import throughput
+from benchmarks.measure import Row, Work, operations, take_turns
 from dpgan.config import TrainSettings
 from dpgan.models.discriminators import build_discriminator
 from dpgan.models.generators import Generator, build_generator
 from dpgan.models.generators.blocks import spread
-from dpgan.training.build import autocast
+from dpgan.models.generators.export import for_inference
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
 from dpgan.training.strategy import DDPEngine
@@ -26,10 +31,11 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from plain import PlainDiscriminator, PlainGenerator, PlainTraining
 
 FP32, BF16 = torch.float32, torch.bfloat16
+NAMES = {FP32: "fp32", BF16: "bf16"}
 
 
 class Setting(NamedTuple):
-    """A dataset's classes and size; one image a step."""
+    """The classes and the size of a dataset; one image a step."""
 
     num_classes: int
     height: int
@@ -39,7 +45,10 @@ class Setting(NamedTuple):
         return f"{self.height}x{self.width}, {self.num_classes} classes"
 
 
-CITYSCAPES, ADE20K = Setting(35, 256, 512), Setting(151, 256, 256)
+SETTINGS = [Setting(35, 256, 512), Setting(151, 256, 256)]  # Cityscapes, ADE20K
+# How many times less than the reference: (dtype, one fake for both updates) -> target.
+ITERATIONS = {(FP32, False): 1.8, (FP32, True): 2.2, (BF16, False): 3.3, (BF16, True): 4.2}
+PHOTOS = {FP32: 1.6, BF16: 3.2}
 
 
 class Inputs:
@@ -54,22 +63,59 @@ class Inputs:
         self.noise = torch.randn(1, 64, generator=random).to(device)
         self.spread = spread(self.noise, (height, width)).contiguous()
         self.images = (torch.rand(1, 3, height, width, generator=random) * 2 - 1).to(device)
+        self.images = self.images.to(memory_format=torch.channels_last)  # as the loader's are
         self.mixed_classes = torch.arange(classes, device=device) % 2 == 0
         self.void = torch.arange(classes, device=device) == 0
 
 
-def paint(generator: Callable[[Tensor, Tensor], Tensor], labels: Tensor, noise: Tensor, dtype: torch.dtype) -> Work:
-    """A photo in eval mode."""
+def inference(device: torch.device, rounds: int) -> Iterator[Row]:
+    """A photo by the generator in eval mode, and by the one that is served."""
+    peak = {dtype: throughput(dtype, device) for dtype in PHOTOS}
+    for setting in SETTINGS:
+        inputs = Inputs(setting, device)
+        generator = build_generator("dp", num_classes=setting.num_classes).to(device).eval()
+        generator = generator.to(memory_format=torch.channels_last)
+        served = {dtype: for_inference(generator, dtype) for dtype in PHOTOS}
+        plain = PlainGenerator(setting.num_classes).to(device).eval()
+        works = {"reference": _painting(plain, inputs.one_hot, inputs.spread)}
+        for dtype in PHOTOS:
+            works[f"evaluated, {NAMES[dtype]}"] = _painting(generator, inputs.labels, inputs.noise, dtype)
+            works[f"served, {NAMES[dtype]}"] = _painting(served[dtype], inputs.labels, inputs.noise)
+        many = inputs.noise.expand(4, -1)
+        works["served, fp32, 4 noises of one map"] = _painting(served[FP32], inputs.labels, many)
+        taken = take_turns(works, rounds, device)
+        reference = taken.pop("reference")
+        for name, values in taken.items():
+            dtype = BF16 if "bf16" in name else FP32
+            photos = 4 if "4 noises" in name else 1
+            values = [value / photos for value in values]
+            fastest = operations(works[name]) / photos / peak[dtype]
+            bound = float(np.median(reference)) / fastest
+            yield Row(f"photo, {setting}: {name}", values, reference, target=PHOTOS[dtype], bound=bound)
 
+
+def _painting(
+    generator: Callable[[Tensor, Tensor], Tensor], labels: Tensor, noise: Tensor, dtype: torch.dtype = FP32
+) -> Work:
     def work() -> None:
-        with torch.inference_mode(), autocast(dtype, labels.device)():
+        with torch.no_grad(), torch.autocast(labels.device.type, dtype, enabled=dtype != FP32):
             generator(labels, noise)
 
     return work
 
 
-def generator_of(setting: Setting, device: torch.device) -> Generator:
-    return build_generator("dp", num_classes=setting.num_classes).to(device).to(memory_format=torch.channels_last)
+def iteration(device: torch.device, rounds: int) -> Iterator[Row]:
+    """An update of the generator, of its average and of the discriminator."""
+    peak = {dtype: throughput(dtype, device) for dtype in NAMES}
+    for setting in SETTINGS:
+        ours = our_iterations(setting, device)
+        works = {(dtype, shared): ours(dtype, shared) for dtype, shared in ITERATIONS}
+        named = {f"{NAMES[d]}, {'one fake' if s else 'alternating'}": work for (d, s), work in works.items()}
+        taken = take_turns({"reference": plain_iteration(setting, device), **named}, rounds, device)
+        reference = taken.pop("reference")
+        for (name, values), ((dtype, _), target) in zip(taken.items(), ITERATIONS.items(), strict=True):
+            bound = float(np.median(reference)) / (operations(named[name]) / peak[dtype])
+            yield Row(f"iteration, {setting}: {name}", values, reference, target=target, bound=bound)
 
 
 def plain_iteration(setting: Setting, device: torch.device) -> Work:
@@ -81,26 +127,58 @@ def plain_iteration(setting: Setting, device: torch.device) -> Work:
         (settings.lr_generator, settings.lr_discriminator), (settings.beta1_generator, settings.beta2), settings.ema,
     )  # fmt: skip
     noises = inputs.spread, inputs.spread.flip(1)
-    return lambda: training.step(inputs.images, inputs.one_hot, noises, inputs.mixed_classes, FP32)
+    images = inputs.images.contiguous()
+    return lambda: training.step(images, inputs.one_hot, noises, inputs.mixed_classes, FP32)
 
 
-def iterations(setting: Setting, device: torch.device) -> Callable[[torch.dtype, bool], Work]:
-    """Ours, of one pair of networks: (dtype, shared_fake) -> an iteration."""
+def our_iterations(setting: Setting, device: torch.device) -> Callable[[torch.dtype, bool], Work]:
+    """(dtype, one fake for both updates) -> an iteration, all of the same networks, as `training.build` makes them."""
     inputs, settings = Inputs(setting, device), TrainSettings(preset="benchmark", images=1, batch=1)
-    generator, average = generator_of(setting, device), generator_of(setting, device).requires_grad_(False)
-    discriminator = build_discriminator("dp", "encoder", "decoder", num_classes=setting.num_classes)
-    discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
+    last = torch.channels_last
+
+    def generator() -> Generator:
+        return build_generator(**settings.generator_arguments(setting.num_classes)).to(device).to(memory_format=last)
+
+    trained, average = generator(), generator().requires_grad_(False)
+    discriminator = build_discriminator(**settings.discriminator_arguments(setting.num_classes))
+    discriminator = discriminator.to(device).to(memory_format=last)
     adam = partial(torch.optim.Adam, betas=(settings.beta1_generator, settings.beta2), fused=True)
-    optimizers = adam(generator.parameters()), adam(discriminator.parameters())
+    optimizers = adam(trained.parameters()), adam(discriminator.parameters())
 
     def iteration(dtype: torch.dtype, shared_fake: bool) -> Work:
         s = settings.model_copy(update={"shared_fake": shared_fake})
         step = TrainingStep(
-            DDPEngine(GeneratorLoss(generator, discriminator, None, s), optimizers[0], device),
+            DDPEngine(GeneratorLoss(trained, discriminator, None, s), optimizers[0], device),
             DDPEngine(DiscriminatorLoss(discriminator, s), optimizers[1], device),
-            generator, discriminator, average, s, inputs.void, autocast(dtype, device),
+            trained, discriminator, average, s, inputs.void,
+            partial(torch.autocast, device.type, dtype, enabled=dtype != FP32),
         )  # fmt: skip
         noises = inputs.noise, inputs.noise.flip(1)
         return lambda: step(inputs.images, inputs.labels, noises.__getitem__, inputs.mixed_classes, 0.0)
 
     return iteration
+
+
+def memory(device: torch.device, rounds: int) -> Iterator[Row]:
+    """The most memory that two iterations take, each in a process of its own: weights, optimizers and all."""
+    for setting in SETTINGS:
+        reference = [_in_a_process(setting, device, None)] * rounds
+        for dtype in NAMES:
+            peak = [_in_a_process(setting, device, dtype)] * rounds
+            yield Row(f"memory, {setting}: {NAMES[dtype]}, alternating", peak, reference, unit="byte", target=1.0)
+
+
+def _in_a_process(setting: Setting, device: torch.device, dtype: torch.dtype | None) -> int:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak, setting, device, dtype).result()
+
+
+def _peak(setting: Setting, device: torch.device, dtype: torch.dtype | None) -> int:
+    """Bytes; the reference's where there is no dtype."""
+    torch.set_num_threads(1)
+    work = plain_iteration(setting, device) if dtype is None else our_iterations(setting, device)(dtype, False)
+    for _ in range(2):
+        work()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

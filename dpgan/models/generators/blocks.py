@@ -95,6 +95,7 @@ class LabelConv(nn.Conv2d):
 
         Either may be one for a batch of the other: what one map gives is computed once for many noises.
         """
+        noise = noise.to(self.weight.dtype)
         weight_z, weight_y = self.weight.split([noise.shape[1], self.in_channels - noise.shape[1]], dim=1)
         response = lookup(labels, weight_y) + self.bias[:, None, None]
         if noise.shape[1] == 0:
