@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Row
+from benchmarks.measure import Options, Row
 from dpgan.hardware import choose_device, device_name
 
-# Suite -> module and rounds. Each has a function of its name: (device, rounds) -> rows.
+# Suite -> module and rounds. Each has a function of its name that gives rows, and remarks on them.
 SUITES = {
     "inference": ("networks", 5),
     "iteration": ("networks", 3),
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; all without one")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, help="turns of each pair, instead of the suite's own number")
+    parser.add_argument("--batch", type=int, default=1, help="images of an iteration")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks.json"))
     arguments = parser.parse_args()
     unknown = set(arguments.suites) - set(SUITES)
@@ -50,9 +51,12 @@ def main() -> None:
     for suite in arguments.suites or SUITES:
         module, rounds = SUITES[suite]
         print(f"{suite}", file=sys.stderr, flush=True)
-        run: Callable[[torch.device, int], Iterator[Row]] = getattr(import_module(f"benchmarks.{module}"), suite)
-        rows = list(run(device, arguments.rounds or rounds))
+        run: Callable[[Options], Iterator[Row | str]] = getattr(import_module(f"benchmarks.{module}"), suite)
+        found = list(run(Options(device, arguments.rounds or rounds, arguments.batch)))
+        rows = [row for row in found if isinstance(row, Row)]
         console.print(_table(suite, rows))
+        for remark in (line for line in found if isinstance(line, str)):
+            console.print(f"  {remark}", highlight=False)
         benchmarks += [benchmark for row in rows for benchmark in _as_pyperf(row)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pyperf.BenchmarkSuite(benchmarks).dump(str(arguments.out), replace=True)
@@ -65,11 +69,14 @@ def _table(suite: str, rows: list[Row]) -> Table:
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for row in rows:
         low, middle, high = np.quantile(row.ratios, [0.25, 0.5, 0.75])
+        target = "" if row.target is None else f"{row.target:g}"
         met = row.target is None or middle >= row.target
+        if row.limit is not None:
+            target, met = f"< {_amount(row.limit, row.unit)}", bool(np.median(row.values) < row.limit)
         table.add_row(
             row.name, _amount(np.median(row.reference), row.unit), _amount(np.median(row.values), row.unit),
             f"{middle:.2f}", f"{low:.2f}-{high:.2f}" if len(row.values) > 1 else "",
-            "" if row.target is None else f"{row.target:g} {'' if met else 'MISSED'}".strip(),
+            target if met else f"{target} missed",
             "" if row.bound is None else f"{row.bound:.2f}",
         )  # fmt: skip
     return table

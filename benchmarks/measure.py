@@ -6,12 +6,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 Work = Callable[[], object]
+
+
+class Options(NamedTuple):
+    """What the command line says to every suite."""
+
+    device: torch.device
+    rounds: int
+    batch: int  # images of an iteration
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Row:
     reference: list[float]  # of the same rounds
     unit: str = "second"  # or "byte"
     target: float | None = None  # how many times less than the reference it shall be
+    limit: float | None = None  # or: at most so much
     bound: float | None = None  # how many times less this machine allows
 
     @property

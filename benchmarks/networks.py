@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import throughput
-from benchmarks.measure import Row, Work, operations, take_turns
+from benchmarks.measure import Options, Row, Work, operations, take_turns
 from dpgan.config import TrainSettings
 from dpgan.models.discriminators import build_discriminator
 from dpgan.models.generators import Generator, build_generator
@@ -35,43 +35,49 @@ NAMES = {FP32: "fp32", BF16: "bf16"}
 
 
 class Setting(NamedTuple):
-    """The classes and the size of a dataset; one image a step."""
+    """The classes and the size of a dataset, and the images of a step."""
 
     num_classes: int
     height: int
     width: int
+    batch: int = 1
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}, {self.num_classes} classes"
 
 
-SETTINGS = [Setting(35, 256, 512), Setting(151, 256, 256)]  # Cityscapes, ADE20K
+CITYSCAPES, ADE20K = Setting(35, 256, 512), Setting(151, 256, 256)
 # How many times less than the reference: (dtype, one fake for both updates) -> target.
 ITERATIONS = {(FP32, False): 1.8, (FP32, True): 2.2, (BF16, False): 3.3, (BF16, True): 4.2}
 PHOTOS = {FP32: 1.6, BF16: 3.2}
 
 
+def of_batch(batch: int) -> list[Setting]:
+    return [setting._replace(batch=batch) for setting in (CITYSCAPES, ADE20K)]
+
+
 class Inputs:
-    """A label map of random 8x8 blocks, its one-hot form, noise as both codes take it, and a photo."""
+    """Label maps of random 8x8 blocks, their one-hot form, noise as both codes take it, and photos."""
 
     def __init__(self, setting: Setting, device: torch.device) -> None:
-        classes, height, width = setting
+        classes, height, width, batch = setting
         random = torch.Generator().manual_seed(0)
-        blocks = torch.randint(classes, (1, height // 8, width // 8), generator=random, dtype=torch.uint8)
+        blocks = torch.randint(classes, (batch, height // 8, width // 8), generator=random, dtype=torch.uint8)
         self.labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).to(device)
         self.one_hot = F.one_hot(self.labels.long(), classes).movedim(-1, 1).float()
-        self.noise = torch.randn(1, 64, generator=random).to(device)
+        self.noise = torch.randn(batch, 64, generator=random).to(device)
         self.spread = spread(self.noise, (height, width)).contiguous()
-        self.images = (torch.rand(1, 3, height, width, generator=random) * 2 - 1).to(device)
+        self.images = (torch.rand(batch, 3, height, width, generator=random) * 2 - 1).to(device)
         self.images = self.images.to(memory_format=torch.channels_last)  # as the loader's are
         self.mixed_classes = torch.arange(classes, device=device) % 2 == 0
         self.void = torch.arange(classes, device=device) == 0
 
 
-def inference(device: torch.device, rounds: int) -> Iterator[Row]:
+def inference(options: Options) -> Iterator[Row]:
     """A photo by the generator in eval mode, and by the one that is served."""
+    device = options.device
     peak = {dtype: throughput(dtype, device) for dtype in PHOTOS}
-    for setting in SETTINGS:
+    for setting in of_batch(options.batch):
         inputs = Inputs(setting, device)
         generator = build_generator("dp", num_classes=setting.num_classes).to(device).eval()
         generator = generator.to(memory_format=torch.channels_last)
@@ -81,16 +87,11 @@ def inference(device: torch.device, rounds: int) -> Iterator[Row]:
         for dtype in PHOTOS:
             works[f"evaluated, {NAMES[dtype]}"] = _painting(generator, inputs.labels, inputs.noise, dtype)
             works[f"served, {NAMES[dtype]}"] = _painting(served[dtype], inputs.labels, inputs.noise)
-        many = inputs.noise.expand(4, -1)
-        works["served, fp32, 4 noises of one map"] = _painting(served[FP32], inputs.labels, many)
-        taken = take_turns(works, rounds, device)
+        taken = take_turns(works, options.rounds, device)
         reference = taken.pop("reference")
         for name, values in taken.items():
             dtype = BF16 if "bf16" in name else FP32
-            photos = 4 if "4 noises" in name else 1
-            values = [value / photos for value in values]
-            fastest = operations(works[name]) / photos / peak[dtype]
-            bound = float(np.median(reference)) / fastest
+            bound = float(np.median(reference)) / (operations(works[name]) / peak[dtype])
             yield Row(f"photo, {setting}: {name}", values, reference, target=PHOTOS[dtype], bound=bound)
 
 
@@ -104,14 +105,15 @@ def _painting(
     return work
 
 
-def iteration(device: torch.device, rounds: int) -> Iterator[Row]:
+def iteration(options: Options) -> Iterator[Row]:
     """An update of the generator, of its average and of the discriminator."""
+    device = options.device
     peak = {dtype: throughput(dtype, device) for dtype in NAMES}
-    for setting in SETTINGS:
+    for setting in of_batch(options.batch):
         ours = our_iterations(setting, device)
         works = {(dtype, shared): ours(dtype, shared) for dtype, shared in ITERATIONS}
         named = {f"{NAMES[d]}, {'one fake' if s else 'alternating'}": work for (d, s), work in works.items()}
-        taken = take_turns({"reference": plain_iteration(setting, device), **named}, rounds, device)
+        taken = take_turns({"reference": plain_iteration(setting, device), **named}, options.rounds, device)
         reference = taken.pop("reference")
         for (name, values), ((dtype, _), target) in zip(taken.items(), ITERATIONS.items(), strict=True):
             bound = float(np.median(reference)) / (operations(named[name]) / peak[dtype])
@@ -159,12 +161,12 @@ def our_iterations(setting: Setting, device: torch.device) -> Callable[[torch.dt
     return iteration
 
 
-def memory(device: torch.device, rounds: int) -> Iterator[Row]:
+def memory(options: Options) -> Iterator[Row]:
     """The most memory that two iterations take, each in a process of its own: weights, optimizers and all."""
-    for setting in SETTINGS:
-        reference = [_in_a_process(setting, device, None)] * rounds
+    for setting in of_batch(options.batch):
+        reference = [_in_a_process(setting, options.device, None)]
         for dtype in NAMES:
-            peak = [_in_a_process(setting, device, dtype)] * rounds
+            peak = [_in_a_process(setting, options.device, dtype)]
             yield Row(f"memory, {setting}: {NAMES[dtype]}, alternating", peak, reference, unit="byte", target=1.0)
 
 

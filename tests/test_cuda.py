@@ -1,0 +1,94 @@
+"""The networks and the step on a GPU: what the CPU's tests hold, there. Skipped where there is none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+from test_plain import SIZE, inputs, one_hot, pair
+from torch import Tensor, nn
+
+from dpgan.config import TrainSettings
+from dpgan.models.generators.blocks import spread
+from dpgan.models.generators.export import for_inference
+from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
+from dpgan.training.step import TrainingStep
+from dpgan.training.strategy import DDPEngine
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
+GPU = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _exact() -> Iterator[None]:
+    """fp32 is fp32, not TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def on_gpu(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).to(GPU).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 5e-5)])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_generator_is_the_plain_one(dtype: torch.dtype, tolerance: float, training: bool) -> None:
+    ours, plain = pair("generator", dtype)
+    labels, noise, _ = inputs(dtype)
+    expected = plain.double().train(training)(one_hot(labels, torch.float64), spread(noise.double(), SIZE))
+    painted = on_gpu(ours).train(training)(labels.to(GPU), noise.to(GPU)).cpu()
+    torch.testing.assert_close(painted.double(), expected, rtol=0, atol=tolerance)
+    if not training:
+        served = for_inference(on_gpu(ours), dtype)(labels.to(GPU), noise.to(GPU)).cpu()
+        torch.testing.assert_close(served.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_the_discriminator_is_the_plain_one() -> None:
+    ours, plain = pair("discriminator", torch.float64)
+    _, _, images = inputs(torch.float64)
+    found, expected = on_gpu(ours)(images.to(GPU)), plain(images)
+    for x, y in zip(
+        [found.logits, *found.patches, *found.features],
+        [expected.logits, *expected.patches, *expected.features],
+        strict=True,
+    ):
+        torch.testing.assert_close(x.cpu(), y, rtol=0, atol=1e-9)
+
+
+def losses(device: torch.device, dtype: torch.dtype, steps: int) -> list[dict[str, float]]:
+    """The loss terms of a few steps of networks with a signal."""
+    s = TrainSettings.model_validate({
+        "preset": "test", "images": 100, "batch": 2, "generator_width": 2, "pyramid_width": 8, "noise_channels": 4,
+        "discriminator_width": 4, "ema": 0.5, "lr_generator": 1e-3, "lr_discriminator": 1e-3,
+    })  # fmt: skip
+    networks = [pair(kind, torch.float32)[0].to(device) for kind in ("generator", "discriminator")]
+    generator, discriminator = (network.to(memory_format=torch.channels_last) for network in networks)
+    average = copy.deepcopy(generator).requires_grad_(False)
+    labels, noise, images = (tensor.to(device) for tensor in inputs(torch.float32))
+    mixed: Tensor = torch.tensor([True, False, True, False, True], device=device)
+    adam = partial(torch.optim.Adam, betas=(0.0, 0.999), fused=True)
+    fp16 = dtype == torch.float16
+    step = TrainingStep(
+        DDPEngine(GeneratorLoss(generator, discriminator, None, s), adam(generator.parameters()), device, fp16),
+        DDPEngine(DiscriminatorLoss(discriminator, s), adam(discriminator.parameters()), device, fp16),
+        generator, discriminator, average, s, torch.arange(5, device=device) == 0,
+        partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32),
+    )  # fmt: skip
+    noises = noise, noise.flip(0)
+    taken = [step(images, labels, noises.__getitem__, mixed, 0.0) for _ in range(steps)]
+    return [{name: value.item() for name, value in terms.items()} for terms in taken]
+
+
+# fp16: the first step alone, which the scaler leaves out where the gradients overflow.
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "steps"), [(torch.float32, 2e-3, 3), (torch.bfloat16, 0.05, 3), (torch.float16, 0.05, 1)]
+)
+def test_the_step_has_the_losses_of_the_cpu(dtype: torch.dtype, tolerance: float, steps: int) -> None:
+    expected = losses(torch.device("cpu"), torch.float32, steps)
+    for found, wanted in zip(losses(GPU, dtype, steps), expected, strict=True):
+        assert found == pytest.approx(wanted, rel=tolerance, abs=tolerance)
