@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpgan.models.layers import BatchNorm, initialise, spectral_norm
+from dpgan.models.layers import BatchNorm, Conv1x1, initialise, spectral_norm
 
 # Where in a discriminator the patch loss or feature matching is applied (table 4).
 Part = Literal["none", "encoder", "decoder", "both"]
@@ -34,12 +34,6 @@ class Discriminator(nn.Module):
     scales = 1  # networks that the features come from
 
 
-def convolution(in_channels: int, out_channels: int, kernel_size: int, normalised: bool) -> nn.Conv2d:
-    """A convolution that keeps the size, spectral-normalised if asked for."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-    return spectral_norm(conv) if normalised else conv
-
-
 def keep_signal(*parts: nn.Module) -> None:
     """Draw convolutions at gain 1: spectral norm makes the scale irrelevant; without it, 0.02 leaves no signal."""
     for conv in (m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)):
@@ -51,7 +45,7 @@ def four_by_four(kernels: Tensor) -> Tensor:
     places = torch.eye(4, 3, dtype=kernels.dtype, device=kernels.device)
     places = places + places.roll(1, dims=0)  # [4, 3]: the two places of each tap along a line
     with torch.autocast(kernels.device.type, enabled=False):
-        summed = torch.kron(places, places) @ kernels.permute(0, 2, 3, 1).flatten(1, 2)
+        summed = torch.kron(places, places) @ kernels.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
     return summed.unflatten(1, (4, 4)).permute(0, 3, 1, 2)
 
 
@@ -78,11 +72,12 @@ class ResBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, normalised: bool) -> None:
         super().__init__()
-        self.conv_1 = convolution(in_channels, out_channels, 3, normalised)
-        self.conv_2 = convolution(out_channels, out_channels, 3, normalised)
+        maybe_normalised = spectral_norm if normalised else lambda conv: conv
+        self.conv_1 = maybe_normalised(nn.Conv2d(in_channels, out_channels, 3, padding=1))
+        self.conv_2 = maybe_normalised(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.conv_s: nn.Module = nn.Identity()
         if in_channels != out_channels:
-            self.conv_s = convolution(in_channels, out_channels, 1, normalised)
+            self.conv_s = maybe_normalised(Conv1x1(in_channels, out_channels))
 
 
 class DownBlock(ResBlock):
@@ -158,7 +153,7 @@ class DPDiscriminator(Discriminator):
         self.down = nn.ModuleList(DownBlock(down[i], down[i + 1], spectral_norm, first=i == 0) for i in range(6))
         up_inputs = [down[6], *(u + d for u, d in zip(up, reversed(down[1:6]), strict=False))]
         self.up = nn.ModuleList(UpBlock(i, o, spectral_norm) for i, o in zip(up_inputs, up, strict=True))
-        self.to_logits = nn.Conv2d(width, num_classes + 1, 1)
+        self.to_logits = Conv1x1(width, num_classes + 1)
         halves = 2 if patch_at == "both" else int(patch_at != "none")
         self.heads = nn.ModuleList(PatchHead(channels, width) for channels in [down[4], down[6]] * halves)
         self.apply(initialise)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import INIT_GAIN, BatchNorm, spectral_norm
+from ..layers import INIT_GAIN, BatchNorm, Conv1x1, conv1x1, spectral_norm
 
 LATENT_STRIDE = 32  # five 2x steps lie between the coarsest map and the image
 
@@ -38,7 +38,7 @@ class SpadeBlock(nn.Module):
         self.conv_0 = spectral_norm(nn.Conv2d(in_channels, out_channels, 3, padding=1))
         self.conv_1 = spectral_norm(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         if self.learned_shortcut:
-            self.conv_s = spectral_norm(nn.Conv2d(in_channels, out_channels, 1, bias=False))
+            self.conv_s = spectral_norm(Conv1x1(in_channels, out_channels, bias=False))
         self.modulation = modulation([in_channels, out_channels] + [in_channels] * self.learned_shortcut)
 
     def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class SpadeBlock(nn.Module):
         if not self.learned_shortcut:
             return h.add_(x)
         gamma_s, beta_s = shortcut  # conv_s is linear, and beta_s has gone through it
-        return h.add_(F.conv2d(normalised * gamma_s, kernel_s)).add_(beta_s)
+        return h.add_(conv1x1(normalised * gamma_s, kernel_s)).add_(beta_s)
 
 
 def modulate(normalised: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
