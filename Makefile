@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo up down test lint ui lock clean help
+.PHONY: demo up down test bench lint ui lock clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,6 +22,9 @@ up: .venv/made ## Prefect, MLflow and a worker on this machine (PREFECT_PORT=N, 
 
 down: .venv/made ## end them
 	python infra/services.py down
+
+bench: .venv/made ## what this code costs beside references, on one core (some 25 minutes; SUITE=inference: one of them)
+	python -m benchmarks $(SUITE)
 
 lint: .venv/made ## ruff and mypy
 	ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ class Row:
     """A line of the table: what something costs, beside what the reference costs."""
 
     name: str
-    values: list[float]  # one a round; less is better
-    reference: list[float]  # of the same rounds
+    values: Sequence[float]  # one a round; less is better
+    reference: Sequence[float]  # of the same rounds
     unit: str = "second"  # or "byte"
     target: float | None = None  # how many times less than the reference it shall be
     limit: float | None = None  # or: at most so much

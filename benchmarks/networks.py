@@ -91,7 +91,8 @@ def inference(options: Options) -> Iterator[Row]:
         for name, values in taken.items():
             dtype = BF16 if "bf16" in name else FP32
             bound = float(np.median(reference)) / (operations(works[name]) / peak[dtype])
-            yield Row(f"photo, {setting}: {name}", values, reference, target=PHOTOS[dtype], bound=bound)
+            target = PHOTOS[dtype] if name.startswith("served") else None
+            yield Row(f"photo, {setting}: {name}", values, reference, target=target, bound=bound)
 
 
 def _painting(

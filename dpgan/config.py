@@ -126,6 +126,10 @@ class RunSettings(Model):
         default="PACK", description="of workers on Ray's nodes; STRICT_SPREAD: each on one of its own"
     )
     cpus_per_worker: int = Field(default=1, ge=1)
+    compile: bool = Field(
+        default=False, description="torch.compile both networks: the first step takes minutes; for GPUs, which small "
+        "batches leave waiting for the next operation",
+    )  # fmt: skip
     max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
     keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept, beside the best one's")

@@ -87,6 +87,18 @@ def model(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
         return mlflow.pyfunc.load_model("models:/dpgan-x/1", dst_path=str(folder))
 
 
+def test_in_bf16_the_photos_are_nearly_those_of_fp32(uri: str, model: Any, labels: np.ndarray, tmp_path: Path) -> None:
+    with using(uri):
+        half = mlflow.pyfunc.load_model(
+            "models:/dpgan-x/1", dst_path=str(tmp_path), model_config={"precision": "bf16"}
+        ).predict(labels)
+        with pytest.raises(MlflowException, match="precision must be one of fp32, bf16, not 'fp8'"):
+            mlflow.pyfunc.load_model("models:/dpgan-x/1", dst_path=str(tmp_path), model_config={"precision": "fp8"})
+    whole = model.predict(labels)
+    assert not np.array_equal(half, whole)
+    assert np.abs(half.astype(int) - whole).mean() < 8
+
+
 @pytest.fixture
 def labels() -> np.ndarray:
     return np.random.default_rng(0).choice(np.array([7, 2, 255], np.uint8), size=(2, 40, 50))

@@ -1,4 +1,4 @@
-"""The networks and the step as they are, against DP-GAN written layer by layer; the networks in fp32 against it in fp64."""
+"""The networks and the step as they are, against DP-GAN written layer by layer; networks in fp32 against it in fp64."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def pair(kind: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
 def assert_close(ours: Tensor, plain: Tensor, tolerance: float, name: str = "") -> None:
     """Equal to `tolerance` times the largest number."""
     scale = plain.abs().max().item()
-    torch.testing.assert_close(ours.double(), plain, rtol=0, atol=tolerance * max(scale, 1e-6), msg=lambda m: f"{name}: {m}")
+    torch.testing.assert_close(
+        ours.double(), plain, rtol=0, atol=tolerance * max(scale, 1e-6), msg=lambda m: f"{name}: {m}"
+    )
 
 
 def assert_same_gradients(ours: nn.Module, plain: nn.Module, tolerance: float) -> None:

@@ -15,7 +15,7 @@ from dpgan.models.generators import build_generator
 from dpgan.models.generators.blocks import LabelConv, lookup, modulation_kernels, spread, through
 from dpgan.models.generators.dp import add_conv3x3_upsampled
 from dpgan.models.generators.export import for_inference
-from dpgan.models.layers import SpectralNorm
+from dpgan.models.layers import Conv1x1, SpectralNorm, batch_statistics
 
 CLASSES = 5
 
@@ -69,17 +69,17 @@ def test_convolutions_behind_bilinear_upsampling(factor: int) -> None:
 
 def test_gammas_from_zero_and_a_beta_through_the_shortcut() -> None:
     sizes = [3, 3, 2, 2]
-    x, weight, bias, kernel_s = drawn(2, 4, 5, 6), drawn(10, 4, 3, 3), drawn(10), drawn(6, 2, 1, 1)
+    x, conv, kernel_s = drawn(2, 4, 5, 6), nn.Conv2d(4, 10, 3, padding=1).double(), drawn(6, 2, 1, 1)
 
     def plain() -> Tensor:
-        gamma_0, beta_0, gamma_1, beta_1 = F.conv2d(x, weight, bias, padding=1).split(sizes, dim=1)
+        gamma_0, beta_0, gamma_1, beta_1 = conv(x).split(sizes, dim=1)
         return torch.cat([1 + gamma_0, beta_0, 1 + gamma_1, F.conv2d(beta_1, kernel_s)], dim=1)
 
     def ours() -> Tensor:
-        *kernels, last = modulation_kernels(weight, bias, sizes)
+        *kernels, last = modulation_kernels(conv, sizes)
         return torch.cat([F.conv2d(x, *kernel, padding=1) for kernel in [*kernels, through(kernel_s, last)]], dim=1)
 
-    assert_same(ours, plain, [x, weight, bias, kernel_s])
+    assert_same(ours, plain, [x, *conv.parameters(), kernel_s])
 
 
 def label_maps(batch: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -137,3 +137,28 @@ def test_a_generator_for_inference(kind: str, spatial: bool) -> None:
         assert half.dtype == torch.float32
         assert (half - expected).abs().mean() < 0.1 * expected.std()
     assert all(torch.equal(state[key], value) for key, value in generator.state_dict().items()), "a copy"
+
+
+def test_1x1_convolutions_as_products() -> None:
+    conv, x = Conv1x1(3, 4).double(), drawn(2, 3, 5, 6)
+    assert_same(lambda: conv(x), lambda: nn.Conv2d.forward(conv, x), [x, *conv.parameters()])
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_gradient_of_a_weight_divided_by_its_norm(last: bool) -> None:
+    weight = drawn(4, 3, 3, 3).to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    norm = SpectralNorm(weight.detach()).double().eval()
+    plain = lambda: weight / torch.dot(norm.u, weight.flatten(1) @ norm.v)  # noqa: E731
+    assert_same(lambda: norm(weight), plain, [weight])
+
+
+@pytest.mark.parametrize(("size", "batch"), [((256, 256), 1), ((20, 28), 3), ((1, 1), 2), ((5, 7), 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_statistics_of_even_areas_are_exact(size: tuple[int, int], batch: int, dtype: torch.dtype) -> None:
+    """Of 256x256 pixels, half of them equal, torch's own statistics in fp32 lose all but three digits."""
+    x = (torch.randn(batch, 3, *size) + 5).to(dtype).to(memory_format=torch.channels_last)
+    x[:, :, size[0] // 2 :] = 3.3
+    mean, var = batch_statistics(x)
+    expected_var, expected_mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean, expected_mean, rtol=2e-6, atol=0)
+    torch.testing.assert_close(var, expected_var, rtol=5e-6, atol=1e-12)

@@ -18,8 +18,9 @@ from tiny_job import CPU, SETTINGS, job
 
 from dpgan.checks import check_fits
 from dpgan.config import RunSettings, TrainSettings
+from dpgan.data.prepare import open_prepared
 from dpgan.errors import UserError
-from dpgan.training.build import check_fork
+from dpgan.training.build import build, check_fork
 from dpgan.training.checkpoint import starting_point
 from dpgan.training.guard import NonFiniteError
 from dpgan.training.launch import launch, resources
@@ -207,6 +208,18 @@ def test_ways_to_run_that_cannot_work_are_refused(run: dict[str, Any], changes: 
     with pytest.raises(UserError) as error:
         check_fits(settings, RunSettings.model_validate(run), size=(32, 64), pairs=24)
     assert expected in str(error.value)
+
+
+def test_both_networks_are_compiled_where_a_setting_asks(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiling itself takes minutes: that its losses are those of eager mode is in docs/performance.md."""
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    task, data = job(tiny, tmp_path, 1), open_prepared(tiny, "train")
+    for asked in (False, True):
+        build(replace(task, run=task.run.model_copy(update={"compile": asked})), CPU, data, np.arange(8))
+    assert compiled == ["DPGenerator", "DPDiscriminator"]
 
 
 def test_the_papers_batch_of_five_fits_two_workers() -> None:

@@ -193,10 +193,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # bf16 is too coarse for the iteration
-            if self.training:
-                sigma = self.iterate(weight)
-            else:
-                sigma = torch.dot(self.u, weight.detach().flatten(1) @ self.v)
+            sigma = self.iterate(weight) if self.training else torch.dot(self.u, weight.detach().flatten(1) @ self.v)
             # Copies: the next iteration must not change what backward needs.
             return _Divided.apply(weight, sigma, self.u.clone(), self.v.clone().view_as(weight[0]))
 

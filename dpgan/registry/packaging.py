@@ -132,6 +132,7 @@ def package(uri: str, run_id: str, content: Package) -> LoggedModel:
             flavor=mlflow.pyfunc,
             run_id=run_id,
             python_model=str(_SERVING),
+            model_config={"precision": "fp32"},
             artifacts=artifacts,
             code_paths=[str(_generator_code(folder))],
             pip_requirements=[f"{needed}=={version(needed)}" for needed in _REQUIREMENTS],

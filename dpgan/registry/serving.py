@@ -17,21 +17,30 @@ from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file
 
 _MULTIPLE = 32  # the generator halves its input five times
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class LabelsToPhoto(mlflow.pyfunc.PythonModel):
     """`predict(labels, params={"seed": 1, "noise": {"26": 7}})`; see `predict`."""
 
     def load_context(self, context: Any) -> None:
-        """Builds the generator of config.json with the weights of generator.safetensors."""
+        """The generator of config.json with the weights of generator.safetensors, folded for inference.
+
+        `load_model(uri, model_config={"precision": "bf16"})` computes in bf16. MlflowException for another precision.
+        """
         from dpgan_generator.generators import build_generator  # type: ignore[import-not-found]
+        from dpgan_generator.generators.export import for_inference  # type: ignore[import-not-found]
+
+        precision = (context.model_config or {}).get("precision", "fp32")
+        if precision not in _PRECISIONS:
+            raise _refusal(f"precision must be one of {', '.join(_PRECISIONS)}, not {precision!r}")
 
         self.config = json.loads(Path(context.artifacts["config"]).read_text())
         self.id_table = np.array(self.config["id_table"], dtype=np.int16)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.generator = build_generator(**self.config["generator"])
-        self.generator.load_state_dict(load_file(context.artifacts["generator"]))
-        self.generator.to(self.device).eval()
+        generator = build_generator(**self.config["generator"])
+        generator.load_state_dict(load_file(context.artifacts["generator"]))
+        self.generator = for_inference(generator, _PRECISIONS[precision]).to(self.device)
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Raw label ids [H, W] or [B, H, W] of an integer type -> RGB uint8 [H, W, 3] or [B, H, W, 3].

@@ -131,6 +131,9 @@ def build(job: Job, device: torch.device, data: Split, samples: np.ndarray) -> T
         photos = np.stack([data.images[i] for i in samples[:CALIBRATION_IMAGES]])
         perceptual = mobilenet_loss(to_float(photos).to(device))
     average = copy.deepcopy(generator).requires_grad_(False)
+    if job.run.compile:
+        generator.compile()
+        discriminator.compile()
     generator_loss = GeneratorLoss(generator, discriminator, perceptual, s)
     discriminator_loss = DiscriminatorLoss(discriminator, s)
     dtype = compute_dtype(s.precision, device)

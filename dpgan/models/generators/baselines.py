@@ -5,8 +5,10 @@ Both condition every norm on the label map itself, at the size of the block; OAS
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,11 @@ from .blocks import (
     Generator,
     Kernel,
     LabelConv,
+    Modulation,
     SpadeBlock,
     initialise_apart,
     modulation_kernels,
     nearest,
-    through,
 )
 
 
@@ -36,8 +38,7 @@ class Spade(nn.Module):
 
     def kernels(self) -> list[Kernel]:
         """Of gamma and beta."""
-        layer = self.gamma_beta
-        return modulation_kernels(layer.weight, layer.bias, [layer.out_channels // 2] * 2)
+        return modulation_kernels(self.gamma_beta, [self.gamma_beta.out_channels // 2] * 2)
 
     def respond(self, kernels: list[Kernel], labels: Tensor, noise: Tensor) -> list[Tensor]:
         """What the kernels give, each [B, O, H, W]."""
@@ -45,25 +46,24 @@ class Spade(nn.Module):
         return [F.conv2d(hidden, weight, bias, padding=1) for weight, bias in kernels]
 
 
-class LabelModulation(nn.ModuleList):
+class LabelModulation(Modulation, nn.ModuleList):
     """The gammas and betas of a block, each norm's from layers of its own."""
 
     def __init__(self, inputs: int, hidden: int, channels: list[int]) -> None:
         super().__init__(Spade(inputs, hidden, c) for c in channels)
 
-    def forward(self, kernel_s: Tensor | None, labels: Tensor, noise: Tensor) -> list[Tensor]:
-        """gamma, beta, gamma, ..., each [B, channels, H, W]; the last beta has gone through `kernel_s`."""
-        *kernels, last = self.kernels()
-        return self.respond([*kernels, through(kernel_s, last)], labels, noise)
-
     def kernels(self) -> list[Kernel]:
-        """Of gamma, beta, gamma, ..."""
-        return [kernel for spade in self for kernel in spade.kernels()]
+        return [kernel for spade in self.spades() for kernel in spade.kernels()]
 
-    def respond(self, kernels: list[Kernel], labels: Tensor, noise: Tensor) -> list[Tensor]:
-        """What the kernels give, each [B, O, H, W]."""
+    def spades(self) -> Iterator[Spade]:
+        """One a norm."""
+        return cast("Iterator[Spade]", self.children())
+
+    def respond(self, kernels: list[Kernel], *condition: Tensor) -> list[Tensor]:
         pairs = (kernels[i : i + 2] for i in range(0, len(kernels), 2))
-        return [part for spade, pair in zip(self, pairs, strict=True) for part in spade.respond(pair, labels, noise)]
+        return [
+            part for spade, pair in zip(self.spades(), pairs, strict=True) for part in spade.respond(pair, *condition)
+        ]
 
 
 class LabelGenerator(Generator):

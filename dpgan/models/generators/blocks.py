@@ -27,10 +27,53 @@ class Generator(nn.Module):
     arguments: dict[str, Any]  # of the `build_generator` that made it
 
 
+Kernel = tuple[Tensor, Tensor]  # [O, I, 3, 3] and bias [O] of a convolution over the condition
+
+
+class Modulation(nn.Module):
+    """What gives the gammas and betas of a SPADE block: a convolution each, whose kernels can be rearranged before."""
+
+    def forward(self, kernel_s: Tensor | None, *condition: Tensor) -> list[Tensor]:
+        """gamma, beta, gamma, ..., each [B, channels, H, W]; the last beta has gone through `kernel_s`."""
+        *kernels, last = self.kernels()
+        return self.respond([*kernels, through(kernel_s, last)], *condition)
+
+    def kernels(self) -> list[Kernel]:
+        """Of gamma, beta, gamma, ..."""
+        raise NotImplementedError
+
+    def respond(self, kernels: list[Kernel], *condition: Tensor) -> list[Tensor]:
+        """What the kernels give, each [B, O, H, W]."""
+        raise NotImplementedError
+
+
+def modulation_kernels(conv: nn.Conv2d, sizes: Sequence[int]) -> list[Kernel]:
+    """Kernels of gamma, beta, gamma, ... of `sizes` outputs each, merged in `conv`.
+
+    In its weights gamma is counted from 1, as in SPADE's code; what these kernels give is counted from 0.
+    """
+    assert conv.bias is not None
+    kernels = list(zip(conv.weight.split(sizes), conv.bias.split(sizes), strict=True))
+    kernels[::2] = [(gamma, offset + 1) for gamma, offset in kernels[::2]]
+    return kernels
+
+
+def through(kernel_s: Tensor | None, kernel: Kernel) -> Kernel:
+    """A 1x1 convolution `kernel_s` [P, O, 1, 1] of what `kernel` gives, as one convolution: of fewer outputs here."""
+    if kernel_s is None:
+        return kernel
+    (weight, bias), matrix = kernel, kernel_s.flatten(1)
+    return (matrix @ weight.flatten(1)).view(-1, *weight.shape[1:]), matrix @ bias
+
+
 class SpadeBlock(nn.Module):
     """SPADE residual block (table 8). `modulation(channels)` makes what gives the gammas and betas of each norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, modulation: Callable[[list[int]], nn.Module]) -> None:
+    norm_0: nn.Module
+    norm_1: nn.Module
+    modulation: Modulation
+
+    def __init__(self, in_channels: int, out_channels: int, modulation: Callable[[list[int]], Modulation]) -> None:
         super().__init__()
         self.learned_shortcut = in_channels != out_channels
         self.norm_0 = BatchNorm(in_channels, affine=False)
@@ -42,12 +85,12 @@ class SpadeBlock(nn.Module):
         self.modulation = modulation([in_channels, out_channels] + [in_channels] * self.learned_shortcut)
 
     def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
-        kernel_s = self.conv_s.weight if self.learned_shortcut else None
+        kernel_s: Tensor | None = self.conv_s.weight if self.learned_shortcut else None
         gamma_0, beta_0, gamma_1, beta_1, *shortcut = self.modulation(kernel_s, *condition)
         normalised = self.norm_0(x)  # by the shortcut too: the same statistics
         h = self.conv_0(F.leaky_relu_(modulate(normalised, gamma_0, beta_0), 0.2))
         h = self.conv_1(F.leaky_relu_(modulate(self.norm_1(h), gamma_1, beta_1), 0.2))
-        if not self.learned_shortcut:
+        if kernel_s is None:
             return h.add_(x)
         gamma_s, beta_s = shortcut  # conv_s is linear, and beta_s has gone through it
         return h.add_(conv1x1(normalised * gamma_s, kernel_s)).add_(beta_s)
@@ -58,27 +101,6 @@ def modulate(normalised: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return torch.addcmul(beta, normalised, gamma)
     return beta.addcmul_(normalised, gamma)
-
-
-Kernel = tuple[Tensor, Tensor]  # [O, I, 3, 3] and bias [O] of a convolution over the condition
-
-
-def modulation_kernels(weight: Tensor, bias: Tensor, sizes: Sequence[int]) -> list[Kernel]:
-    """Kernels of gamma, beta, gamma, ... of `sizes` outputs each.
-
-    In the weights gamma is counted from 1, as in SPADE's code; what these kernels give is counted from 0.
-    """
-    kernels = list(zip(weight.split(sizes), bias.split(sizes), strict=True))
-    kernels[::2] = [(gamma, offset + 1) for gamma, offset in kernels[::2]]
-    return kernels
-
-
-def through(kernel_s: Tensor | None, kernel: Kernel) -> Kernel:
-    """A 1x1 convolution `kernel_s` [P, O, 1, 1] of what `kernel` gives, as one convolution: of fewer outputs here."""
-    if kernel_s is None:
-        return kernel
-    (weight, bias), matrix = kernel, kernel_s.flatten(1)
-    return (matrix @ weight.flatten(1)).view(-1, *weight.shape[1:]), matrix @ bias
 
 
 def initialise_apart(conv: nn.Conv2d, sizes: list[int]) -> None:
@@ -97,6 +119,7 @@ class LabelConv(nn.Conv2d):
         """
         noise = noise.to(self.weight.dtype)
         weight_z, weight_y = self.weight.split([noise.shape[1], self.in_channels - noise.shape[1]], dim=1)
+        assert self.bias is not None
         response = lookup(labels, weight_y) + self.bias[:, None, None]
         if noise.shape[1] == 0:
             return response

@@ -16,16 +16,18 @@ from .blocks import (
     Generator,
     Kernel,
     LabelConv,
+    Modulation,
     SpadeBlock,
     initialise_apart,
     modulation_kernels,
     nearest,
-    through,
 )
 
 
 class ConvBlock(nn.Module):
     """Conv-BatchNorm-ReLU, a step of the conditioning pyramid (table 6)."""
+
+    norm: nn.Module
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ def add_conv3x3_upsampled(outputs: Sequence[Tensor], x: Tensor, weights: Sequenc
     return added
 
 
-class Modulation(nn.Conv2d):
+class PyramidModulation(Modulation, nn.Conv2d):  # type: ignore[misc]  # its forward is not a convolution's
     """The gammas and betas of a block (eq. 2): convolutions over concat(Up(s_0), s_i), or over s_i alone."""
 
     def __init__(self, pyramid_width: int, concat_s0: bool, channels: list[int]) -> None:
@@ -72,17 +74,11 @@ class Modulation(nn.Conv2d):
         self.sizes = [c for c in channels for _ in "gb"]  # a gamma and a beta for every tensor that is modulated
         self.concat_s0 = concat_s0
 
-    def forward(self, kernel_s: Tensor | None, s_0: Tensor, s_i: Tensor) -> list[Tensor]:  # type: ignore[override]
-        """gamma, beta, gamma, ..., each [B, channels, H, W]; the last beta has gone through `kernel_s`."""
-        *kernels, last = self.kernels()
-        return self.respond([*kernels, through(kernel_s, last)], s_0, s_i)
-
     def kernels(self) -> list[Kernel]:
-        """Of gamma, beta, gamma, ..."""
-        return modulation_kernels(self.weight, self.bias, self.sizes)
+        return modulation_kernels(self, self.sizes)
 
-    def respond(self, kernels: list[Kernel], s_0: Tensor, s_i: Tensor) -> list[Tensor]:
-        """What the kernels give, each [B, O, H, W]."""
+    def respond(self, kernels: list[Kernel], *condition: Tensor) -> list[Tensor]:
+        s_0, s_i = condition
         outputs = [F.conv2d(s_i, weight[:, -s_i.shape[1] :], bias, padding=1) for weight, bias in kernels]
         if not self.concat_s0:
             return outputs
@@ -112,12 +108,12 @@ class DPGenerator(Generator):
         self.pyramid = nn.ModuleList(ConvBlock(conv) for conv in first + strided)
         channels = [width * m for m in (16, 16, 16, 8, 4, 2, 1)]
         self.stem = LabelConv(inputs, channels[0], 3, padding=1)
-        modulation = partial(Modulation, pyramid_width, concat_s0)
+        modulation = partial(PyramidModulation, pyramid_width, concat_s0)
         self.blocks = nn.ModuleList(SpadeBlock(i, o, modulation) for i, o in pairwise(channels))
         self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
         self.apply(initialise)
         for module in self.modules():
-            if isinstance(module, Modulation):
+            if isinstance(module, PyramidModulation):
                 initialise_apart(module, module.sizes)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:

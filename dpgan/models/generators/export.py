@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .blocks import Generator, Kernel, SpadeBlock, through
+from ..layers import BatchNorm
+from .blocks import Generator, Kernel, Modulation, SpadeBlock, through
 from .dp import ConvBlock
 
 
@@ -45,9 +46,9 @@ def without_spectral_norm(conv: nn.Conv2d) -> nn.Conv2d:
 def fold_norm_before(block: ConvBlock) -> None:
     """The BatchNorm into the convolution whose outputs it normalises."""
     conv, norm = block.conv, block.norm
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
+    assert isinstance(norm, BatchNorm)
+    mean, var = statistics(norm)
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
     block.norm = nn.Identity()
 
 
@@ -56,6 +57,7 @@ def fold_norms_behind(block: SpadeBlock) -> None:
     kernels: list[Kernel] = []
     pairs = iter(block.modulation.kernels())
     for norm, gamma, beta in zip((block.norm_0, block.norm_1, block.norm_0), pairs, pairs, strict=False):
+        assert isinstance(norm, BatchNorm)
         kernels += fold_norm(norm, gamma, beta)
     if block.learned_shortcut:
         kernels[-1] = through(block.conv_s.weight, kernels[-1])
@@ -63,18 +65,26 @@ def fold_norms_behind(block: SpadeBlock) -> None:
     block.norm_0 = block.norm_1 = nn.Identity()
 
 
-def fold_norm(norm: nn.BatchNorm2d, gamma: Kernel, beta: Kernel) -> list[Kernel]:
+def fold_norm(norm: BatchNorm, gamma: Kernel, beta: Kernel) -> list[Kernel]:
     """(x - mean) / deviation * gamma + beta = x * (gamma / deviation) + (beta - mean * gamma / deviation)."""
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    gamma = tuple(scale.view(-1, *[1] * (t.dim() - 1)) * t for t in gamma)
-    shifted = (b - norm.running_mean.view(-1, *[1] * (g.dim() - 1)) * g for g, b in zip(gamma, beta, strict=True))
-    return [gamma, tuple(shifted)]
+    mean, var = statistics(norm)
+    scale = torch.rsqrt(var + norm.eps)
+    (weight, bias), (shift, offset) = gamma, beta
+    weight, bias = scale.view(-1, 1, 1, 1) * weight, scale * bias
+    return [(weight, bias), (shift - mean.view(-1, 1, 1, 1) * weight, offset - mean * bias)]
 
 
-class FixedModulation(nn.Module):
+def statistics(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Running mean and variance."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+class FixedModulation(Modulation):
     """A modulation whose kernels are made already."""
 
-    def __init__(self, modulation: nn.Module, kernels: list[Kernel]) -> None:
+    def __init__(self, modulation: Modulation, kernels: list[Kernel]) -> None:
         super().__init__()
         self.modulation = modulation
         self.weights, self.biases = (nn.ParameterList(tensors) for tensors in zip(*kernels, strict=True))
