@@ -5,8 +5,11 @@ Prints a table a suite, and writes all of it as a pyperf suite (`python -m pyper
 
 from __future__ import annotations
 
-import argparse
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever there is, in numpy too: ratios are to carry over
+
+import argparse
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -43,7 +46,6 @@ def main() -> None:
     unknown = set(arguments.suites) - set(SUITES)
     if unknown:
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are: {', '.join(SUITES)}")
-    torch.set_num_threads(1)  # one core, whatever there is: ratios are to carry over
     device = choose_device(arguments.device)
     console = Console(width=160)
     console.print(f"{device_name(device)}, torch {torch.__version__}", highlight=False)
@@ -96,5 +98,4 @@ def _as_pyperf(row: Row) -> Iterator[pyperf.Benchmark]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of child processes
     main()

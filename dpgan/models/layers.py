@@ -129,7 +129,8 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     In fp32 on one thread torch's own (2.14.1) copies the image, and takes up to three times as long backward.
     """
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    # The weight is permuted too, so that its gradient has the strides of a channels-last weight: DDP compares them.
+    return F.linear(x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class Conv1x1(nn.Conv2d):
