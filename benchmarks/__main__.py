@@ -5,10 +5,6 @@ Prints a table a suite, and writes all of it as a pyperf suite (`python -m pyper
 
 from __future__ import annotations
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever there is, in numpy too: ratios are to carry over
-
 import argparse
 import sys
 from collections.abc import Callable, Iterator
@@ -52,7 +48,7 @@ def main() -> None:
     benchmarks = []
     for suite in arguments.suites or SUITES:
         module, rounds = SUITES[suite]
-        print(f"{suite}", file=sys.stderr, flush=True)
+        print(suite, file=sys.stderr, flush=True)
         run: Callable[[Options], Iterator[Row | str]] = getattr(import_module(f"benchmarks.{module}"), suite)
         found = list(run(Options(device, arguments.rounds or rounds, arguments.batch)))
         rows = [row for row in found if isinstance(row, Row)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from published_layouts import Counts, write_cityscapes
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,9 +22,6 @@ from dpgan.data.prepare import open_prepared, prepare
 from dpgan.labels import load_card
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
-from published_layouts import Counts, write_cityscapes
-
 IMAGES, BATCH, SEEN = 16, 4, 512  # files; images a step; images that the fast loader is timed over
 
 

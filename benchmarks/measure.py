@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+
+from dpgan.evaluation.efficiency import seconds
 
 Work = Callable[[], object]
+CPU = torch.device("cpu")
 
 
 class Options(NamedTuple):
@@ -41,35 +43,17 @@ class Row:
         return np.array(self.reference) / np.array(self.values)
 
 
-def seconds(work: Work, device: torch.device, wall: bool = False) -> float:
-    """CPU time of this process, which other processes do not lengthen; on a GPU, and if asked for, of the clock."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.perf_counter if wall or device.type == "cuda" else time.process_time
-    start = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+def take_turns(works: Mapping[str, Work], rounds: int, device: torch.device = CPU) -> dict[str, list[float]]:
+    """Seconds of each, once a round, after a round that does not count.
 
-
-def take_turns(
-    works: Mapping[str, Work], rounds: int, device: torch.device | None = None, wall: bool = False
-) -> dict[str, list[float]]:
-    """Seconds of each, once a round, after a round that does not count."""
-    device = device or torch.device("cpu")
+    Of the CPU time of this process, which other processes do not lengthen; on a GPU of the clock.
+    """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
-            found = seconds(work, device, wall)
+            found = seconds(work, device, clock)
             print(f"  {turn}/{rounds}  {name:30} {found:8.3f} s", file=sys.stderr, flush=True)
             if turn:
                 taken[name].append(found)
     return taken
-
-
-def operations(work: Work) -> int:
-    """Floating-point operations of the matrix products and convolutions in `work`; a multiply-add counts as two."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())

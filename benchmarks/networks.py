@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from plain import PlainDiscriminator, PlainGenerator, PlainTraining
 from torch import Tensor
 
 from benchmarks.machine import throughput
-from benchmarks.measure import Options, Row, Work, operations, take_turns
+from benchmarks.measure import Options, Row, Work, take_turns
 from dpgan.config import TrainSettings
+from dpgan.evaluation.efficiency import blocks_of_labels, flops
 from dpgan.models.discriminators import build_discriminator
 from dpgan.models.generators import Generator, build_generator
 from dpgan.models.generators.blocks import spread
@@ -25,9 +26,6 @@ from dpgan.models.generators.export import for_inference
 from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
 from dpgan.training.step import TrainingStep
 from dpgan.training.strategy import DDPEngine
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from plain import PlainDiscriminator, PlainGenerator, PlainTraining
 
 FP32, BF16 = torch.float32, torch.bfloat16
 NAMES = {FP32: "fp32", BF16: "bf16"}
@@ -61,8 +59,7 @@ class Inputs:
     def __init__(self, setting: Setting, device: torch.device) -> None:
         classes, height, width, batch = setting
         random = torch.Generator().manual_seed(0)
-        blocks = torch.randint(classes, (batch, height // 8, width // 8), generator=random, dtype=torch.uint8)
-        self.labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).to(device)
+        self.labels = blocks_of_labels(classes, (height, width), batch, random).to(device)
         self.one_hot = F.one_hot(self.labels.long(), classes).movedim(-1, 1).float()
         self.noise = torch.randn(batch, 64, generator=random).to(device)
         self.spread = spread(self.noise, (height, width)).contiguous()
@@ -90,7 +87,7 @@ def inference(options: Options) -> Iterator[Row]:
         reference = taken.pop("reference")
         for name, values in taken.items():
             dtype = BF16 if "bf16" in name else FP32
-            bound = float(np.median(reference)) / (operations(works[name]) / peak[dtype])
+            bound = float(np.median(reference)) / (flops(works[name]) / peak[dtype])
             target = PHOTOS[dtype] if name.startswith("served") else None
             yield Row(f"photo, {setting}: {name}", values, reference, target=target, bound=bound)
 
@@ -116,7 +113,7 @@ def iteration(options: Options) -> Iterator[Row]:
         taken = take_turns({"reference": plain_iteration(setting, device), **named}, options.rounds, device)
         reference = taken.pop("reference")
         for (name, values), ((dtype, _), target) in zip(taken.items(), ITERATIONS.items(), strict=True):
-            bound = float(np.median(reference)) / (operations(named[name]) / peak[dtype])
+            bound = float(np.median(reference)) / (flops(named[name]) / peak[dtype])
             yield Row(f"iteration, {setting}: {name}", values, reference, target=target, bound=bound)
 
 

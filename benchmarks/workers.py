@@ -13,8 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.profiler import profile
 
-from benchmarks.measure import Options, Row, seconds
+from benchmarks.measure import Options, Row
 from benchmarks.networks import BF16, CITYSCAPES, our_iterations
+from dpgan.evaluation.efficiency import seconds
 
 
 def workers(options: Options) -> Iterator[Row | str]:
@@ -39,14 +40,15 @@ def _work(rank: int, count: int, options: Options, folder: str) -> None:
     torch.manual_seed(0)
     work = our_iterations(CITYSCAPES, options.device)(BF16, True)
     work()
-    taken = [seconds(work, options.device, wall=True) for _ in range(options.rounds)]
+    taken = [seconds(work, options.device) for _ in range(options.rounds)]
     with profile(record_shapes=True) as profiler:
         work()
     told: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for event in profiler.events():
         if event.name.startswith("gloo:"):
-            calls, bytes_ = told[event.name.removeprefix("gloo:")]
-            told[event.name.removeprefix("gloo:")] = calls + 1, bytes_ + _bytes(event)
+            name = event.name.removeprefix("gloo:")
+            calls, bytes_ = told[name]
+            told[name] = calls + 1, bytes_ + _bytes(event)
     if rank == 0:
         torch.save((taken, dict(told)), Path(folder) / "result.pt")
     dist.barrier()

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 import torch
-from test_plain import SIZE, inputs, one_hot, pair
+from test_plain import SIZE, inputs, one_hot, pair, training_step
 from torch import Tensor, nn
 
-from dpgan.config import TrainSettings
 from dpgan.models.generators.blocks import spread
 from dpgan.models.generators.export import for_inference
-from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
-from dpgan.training.step import TrainingStep
-from dpgan.training.strategy import DDPEngine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 GPU = torch.device("cuda")
@@ -62,23 +57,12 @@ def test_the_discriminator_is_the_plain_one() -> None:
 
 def losses(device: torch.device, dtype: torch.dtype, steps: int) -> list[dict[str, float]]:
     """The loss terms of a few steps of networks with a signal."""
-    s = TrainSettings.model_validate({
-        "preset": "test", "images": 100, "batch": 2, "generator_width": 2, "pyramid_width": 8, "noise_channels": 4,
-        "discriminator_width": 4, "ema": 0.5, "lr_generator": 1e-3, "lr_discriminator": 1e-3,
-    })  # fmt: skip
     networks = [pair(kind, torch.float32)[0].to(device) for kind in ("generator", "discriminator")]
     generator, discriminator = (network.to(memory_format=torch.channels_last) for network in networks)
     average = copy.deepcopy(generator).requires_grad_(False)
     labels, noise, images = (tensor.to(device) for tensor in inputs(torch.float32))
     mixed: Tensor = torch.tensor([True, False, True, False, True], device=device)
-    adam = partial(torch.optim.Adam, betas=(0.0, 0.999), fused=True)
-    fp16 = dtype == torch.float16
-    step = TrainingStep(
-        DDPEngine(GeneratorLoss(generator, discriminator, None, s), adam(generator.parameters()), device, fp16),
-        DDPEngine(DiscriminatorLoss(discriminator, s), adam(discriminator.parameters()), device, fp16),
-        generator, discriminator, average, s, torch.arange(5, device=device) == 0,
-        partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32),
-    )  # fmt: skip
+    step = training_step(generator, discriminator, average, dtype)
     noises = noise, noise.flip(0)
     taken = [step(images, labels, noises.__getitem__, mixed, 0.0) for _ in range(steps)]
     return [{name: value.item() for name, value in terms.items()} for terms in taken]

@@ -129,25 +129,36 @@ def test_the_discriminator(dtype: torch.dtype, training: bool) -> None:
     assert_same_gradients(ours, plain, TOLERANCES[dtype])
 
 
+STEP = TrainSettings.model_validate({
+    "preset": "test", "images": 100, "batch": 2, "generator_width": 2, "pyramid_width": 8, "noise_channels": 4,
+    "discriminator_width": 4, "ema": 0.5, "shared_fake": False, "feature_matching": "mean",
+    "lr_generator": 1e-3, "lr_discriminator": 1e-3,
+})  # fmt: skip
+
+
+def training_step(
+    generator: nn.Module, discriminator: nn.Module, average: nn.Module, dtype: torch.dtype = torch.float32
+) -> TrainingStep:
+    """The step of `STEP` on the device where the networks are."""
+    device, fp16 = next(generator.parameters()).device, dtype == torch.float16
+    adam = partial(torch.optim.Adam, betas=(STEP.beta1_generator, STEP.beta2), fused=device.type == "cuda")
+    return TrainingStep(
+        DDPEngine(GeneratorLoss(generator, discriminator, None, STEP), adam(generator.parameters()), device, fp16),
+        DDPEngine(DiscriminatorLoss(discriminator, STEP), adam(discriminator.parameters()), device, fp16),
+        generator, discriminator, average, STEP, torch.arange(CLASSES, device=device) == 0,
+        partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32),
+    )  # fmt: skip
+
+
 def test_the_step() -> None:
     """Losses of three alternating iterations, and where they lead."""
-    s = TrainSettings.model_validate({
-        "preset": "test", "images": 100, "batch": 2, "generator_width": 2, "pyramid_width": 8, "noise_channels": 4,
-        "discriminator_width": 4, "ema": 0.5, "shared_fake": False, "feature_matching": "mean",
-        "lr_generator": 1e-3, "lr_discriminator": 1e-3,
-    })  # fmt: skip
+    s = STEP
     generator, plain_generator = pair("generator", torch.float32)
     discriminator, plain_discriminator = pair("discriminator", torch.float32)
     average = copy.deepcopy(generator).requires_grad_(False)
     labels, noise, images = inputs(torch.float32)
     mixed = torch.tensor([True, False, True, False, True])
-    adam = partial(torch.optim.Adam, betas=(s.beta1_generator, s.beta2))
-    step = TrainingStep(
-        DDPEngine(GeneratorLoss(generator, discriminator, None, s), adam(generator.parameters()), torch.device("cpu")),
-        DDPEngine(DiscriminatorLoss(discriminator, s), adam(discriminator.parameters()), torch.device("cpu")),
-        generator, discriminator, average, s, torch.arange(CLASSES) == 0,
-        partial(torch.autocast, "cpu", torch.bfloat16, enabled=False),
-    )  # fmt: skip
+    step = training_step(generator, discriminator, average)
     plain = PlainTraining(
         plain_generator, plain_discriminator, copy.deepcopy(plain_generator), s.losses,
         (s.lr_generator, s.lr_discriminator), (s.beta1_generator, s.beta2), s.ema,

@@ -7,8 +7,9 @@ the first as well.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,9 +43,9 @@ def costs(
     latencies: dict[str, list[float]] = {name: [] for name in generators}
     for turn in range(WARM_UP + rounds):
         for name, generator in generators.items():
-            seconds = _timed(generator, *inputs[name])
+            taken_s = seconds(partial(generator, *inputs[name]), device)
             if turn >= WARM_UP:
-                latencies[name].append(1000 * seconds)
+                latencies[name].append(1000 * taken_s)
     first = np.array(next(iter(latencies.values())))
     found = {}
     for name, generator in generators.items():
@@ -52,7 +53,7 @@ def costs(
         low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
         found[name] = Cost(
             parameters=sum(p.numel() for p in generator.parameters()),
-            flops=_flops(generator, *inputs[name]),
+            flops=flops(partial(generator, *inputs[name])),
             latency_ms=float(median),
             latency_ms_low=float(low),
             latency_ms_high=float(high),
@@ -62,32 +63,37 @@ def costs(
     return found
 
 
+def blocks_of_labels(classes: int, size: tuple[int, int], batch: int, random: torch.Generator) -> torch.Tensor:
+    """Label maps uint8 [b, H, W] of random 8x8 blocks."""
+    blocks = torch.randint(classes, (batch, size[0] // 8, size[1] // 8), generator=random)
+    return blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).byte()
+
+
+def seconds(work: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Of `work`, to its end on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = clock()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Of the matrix products and convolutions in `work`; a multiplication and an addition count as two."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
 def _inputs(
     generator: Generator, size: tuple[int, int], batch: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Label maps uint8 [b, H, W] of random 8x8 blocks, and noise."""
+    """Label maps and noise."""
     random = torch.Generator().manual_seed(0)
-    blocks = torch.randint(generator.num_classes, (batch, size[0] // 8, size[1] // 8), generator=random)
-    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).byte()
+    labels = blocks_of_labels(generator.num_classes, size, batch, random)
     return labels.to(device), torch.randn(batch, generator.noise_channels, generator=random).to(device)
-
-
-def _timed(generator: Generator, labels: torch.Tensor, noise: torch.Tensor) -> float:
-    """Seconds of a forward pass, to its end on the device."""
-    gpu = labels.device.type == "cuda"
-    if gpu:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    generator(labels, noise)
-    if gpu:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _flops(generator: Generator, labels: torch.Tensor, noise: torch.Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        generator(labels, noise)
-    return int(counter.get_total_flops())
 
 
 def _peak_memory(generator: Generator, labels: torch.Tensor, noise: torch.Tensor) -> int:

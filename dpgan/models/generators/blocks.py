@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class Generator(nn.Module):
 Kernel = tuple[Tensor, Tensor]  # [O, I, 3, 3] and bias [O] of a convolution over the condition
 
 
-class Modulation(nn.Module):
+class Modulation(nn.Module, ABC):
     """What gives the gammas and betas of a SPADE block: a convolution each, whose kernels can be rearranged before."""
 
     def forward(self, kernel_s: Tensor | None, *condition: Tensor) -> list[Tensor]:
@@ -38,13 +39,13 @@ class Modulation(nn.Module):
         *kernels, last = self.kernels()
         return self.respond([*kernels, through(kernel_s, last)], *condition)
 
+    @abstractmethod
     def kernels(self) -> list[Kernel]:
         """Of gamma, beta, gamma, ..."""
-        raise NotImplementedError
 
+    @abstractmethod
     def respond(self, kernels: list[Kernel], *condition: Tensor) -> list[Tensor]:
         """What the kernels give, each [B, O, H, W]."""
-        raise NotImplementedError
 
 
 def modulation_kernels(conv: nn.Conv2d, sizes: Sequence[int]) -> list[Kernel]:

@@ -92,4 +92,10 @@ class FixedModulation(Modulation):
 
     def forward(self, kernel_s: Tensor | None, *condition: Tensor) -> list[Tensor]:
         """As of the modulation; its last beta has gone through `kernel_s` already."""
-        return self.modulation.respond(list(zip(self.weights, self.biases, strict=True)), *condition)
+        return self.respond(self.kernels(), *condition)
+
+    def kernels(self) -> list[Kernel]:
+        return list(zip(self.weights, self.biases, strict=True))
+
+    def respond(self, kernels: list[Kernel], *condition: Tensor) -> list[Tensor]:
+        return self.modulation.respond(kernels, *condition)
