@@ -26,13 +26,13 @@ CLASSES, SIZE = 5, (64, 128)
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(dtype: torch.dtype, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor, Tensor]:
     """Labels uint8 [2, H, W], noise [2, 4], images in (-1, 1)."""
     random = torch.Generator().manual_seed(1)
-    blocks = torch.randint(CLASSES, (2, SIZE[0] // 8, SIZE[1] // 8), generator=random, dtype=torch.uint8)
+    blocks = torch.randint(CLASSES, (2, size[0] // 8, size[1] // 8), generator=random, dtype=torch.uint8)
     labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
     noise = torch.randn(2, 4, generator=random).to(dtype)
-    return labels, noise, (torch.rand(2, 3, *SIZE, generator=random) * 2 - 1).to(dtype)
+    return labels, noise, (torch.rand(2, 3, *size, generator=random) * 2 - 1).to(dtype)
 
 
 def one_hot(labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -106,11 +106,19 @@ def test_the_generator(dtype: torch.dtype, training: bool) -> None:
     assert_same_gradients(ours, plain, TOLERANCES[dtype])
 
 
+def without_kink(x: Tensor, slope: float = 0.01, inplace: bool = False) -> Tensor:
+    return slope * x + (1 - slope) * F.softplus(x)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("training", [True, False])
-def test_the_discriminator(dtype: torch.dtype, training: bool) -> None:
+def test_the_discriminator(dtype: torch.dtype, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 256x256: at less the heads' BatchNorm has so few pixels that its gradient is only rounding errors."""
+    if dtype == torch.float32:  # here and there a sum near 0 falls on the other side of the kink
+        for name in ("leaky_relu", "leaky_relu_"):
+            monkeypatch.setattr(F, name, without_kink)
     ours, plain = pair("discriminator", dtype)
-    _, _, images = inputs(dtype)
+    _, _, images = inputs(dtype, (256, 256))
     outputs: list[DiscriminatorOutput] = []
     gradients = []
     for network, seen in ((ours, images), (plain.double(), images.double())):
@@ -125,7 +133,7 @@ def test_the_discriminator(dtype: torch.dtype, training: bool) -> None:
         assert expected.abs().max() > 0.1
         assert_close(found, expected, TOLERANCES[dtype])
     found, expected = gradients
-    assert (found - expected).norm() <= 10 * TOLERANCES[dtype] * expected.norm()
+    assert (found - expected).norm() <= TOLERANCES[dtype] * expected.norm()
     assert_same_gradients(ours, plain, TOLERANCES[dtype])
 
 

@@ -143,8 +143,19 @@ class Conv1x1(nn.Conv2d):
         return conv1x1(input, self.weight, self.bias)
 
 
+def as_rows(weight: Tensor, last: bool) -> Tensor:
+    """[O, I, h, w] as a matrix [O, I * h * w] in the order of memory, which is channels last or not: not a copy."""
+    return (weight.movedim(1, -1) if last else weight).flatten(1)
+
+
+def from_rows(rows: Tensor, size: torch.Size, last: bool) -> Tensor:
+    """The weight [*, I, h, w] whose `as_rows` these are; `size` is (I, h, w)."""
+    inputs, *window = size
+    return rows.view(-1, *window, inputs).movedim(-1, 1) if last else rows.view(-1, *size)
+
+
 class _Divided(torch.autograd.Function):
-    """weight [O, I, h, w] / sigma, where sigma = u W v and the vectors u [O] and v [I, h, w] are constants."""
+    """weight [O, N] / sigma, where sigma = u W v and the vectors u [O] and v [N] are constants."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -156,10 +167,9 @@ class _Divided(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """(grad - <grad, weight / sigma> u v^T) / sigma, laid out as the weight: optimizers copy what is not."""
         divided, sigma, u, v = ctx.saved_tensors
-        last = divided.is_contiguous(memory_format=torch.channels_last)
-        grad = grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-        along = torch.dot(*((t.movedim(1, -1) if last else t).flatten() for t in (grad, divided)))
-        return torch.addcmul(grad, (u * -along).view(-1, 1, 1, 1), v).div_(sigma), None, None, None
+        grad = grad.contiguous()
+        along = torch.dot(grad.flatten(), divided.flatten())
+        return torch.addcmul(grad, (u * -along)[:, None], v).div_(sigma), None, None, None
 
 
 class SpectralNorm(nn.Module):
@@ -184,19 +194,20 @@ class SpectralNorm(nn.Module):
     def iterate(self, weight: Tensor) -> Tensor:
         """One power iteration; the singular value, which it finds on its way."""
         last = weight.is_contiguous(memory_format=torch.channels_last)
-        matrix = (weight.movedim(1, -1) if last else weight).flatten(1)  # in the order of memory: not a copy
-        v = F.normalize(matrix.T @ self.u, dim=0)
-        stretched = matrix @ v
+        rows = as_rows(weight, last)
+        v = F.normalize(rows.T @ self.u, dim=0)
+        stretched = rows @ v
         self.u.copy_(F.normalize(stretched, dim=0))
-        _, inputs, *size = weight.shape
-        self.v.view(inputs, *size).copy_(v.view(*size, inputs).movedim(-1, 0) if last else v.view(inputs, *size))
+        self.v.copy_(from_rows(v, weight.shape[1:], last).flatten())
         return stretched.norm()
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # bf16 is too coarse for the iteration
             sigma = self.iterate(weight) if self.training else torch.dot(self.u, weight.detach().flatten(1) @ self.v)
+            last = weight.is_contiguous(memory_format=torch.channels_last)
             # Copies: the next iteration must not change what backward needs.
-            return _Divided.apply(weight, sigma, self.u.clone(), self.v.clone().view_as(weight[0]))
+            u, v = self.u.clone(), as_rows(self.v.view_as(weight[:1]), last).flatten().clone()
+            return from_rows(_Divided.apply(as_rows(weight, last), sigma, u, v), weight.shape[1:], last)
 
 
 def spectral_norm(conv: nn.Conv2d) -> nn.Conv2d:
