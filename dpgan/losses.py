@@ -6,12 +6,15 @@ fake class and channel c+1 is class c. Every loss is computed in fp32, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+PIECE = 2**18  # numbers; 1 MB in fp32 stays in cache
 
 FeatureMatching = Literal["mean", "sum", "relative", "l1"]
 
@@ -34,21 +37,42 @@ def class_weights(counts: Tensor, void: Tensor) -> Tensor:
 
 
 def by_pixel(logits: Tensor) -> Tensor:
-    """[B, C+1, H, W] -> fp32 [B * H * W, C+1]; torch's softmax over channels copies a channels-last image otherwise."""
-    return logits.permute(0, 2, 3, 1).flatten(0, 2).float()
+    """[B, C+1, H, W] -> [B * H * W, C+1]; torch's softmax over channels copies a channels-last image otherwise."""
+    return logits.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def sum_by_pieces(loss: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """The sum of `loss(*piece)` over pieces of `rows`, [N, ...] each; in one piece but on a CPU.
+
+    Logits are the largest tensors of a step. Piece by piece all that is made of them stays in cache, and nothing of it
+    is kept for the backward pass, which computes it again.
+    """
+    if rows[0].device.type != "cpu":
+        return loss(*rows)
+    pieces = zip(*(x.split(max(1, PIECE // rows[0].shape[1])) for x in rows), strict=True)
+    losses = [checkpoint(loss, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+    return torch.stack(losses).sum()
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """First term of eq. 3 (real images) and of eq. 7 (generated ones): weighted cross-entropy, mean over all pixels."""
-    targets = labels.long().flatten() + 1
-    total = F.cross_entropy(by_pixel(logits), targets, weight=F.pad(weights, (1, 0)), reduction="sum")
-    return total / labels.numel()
+    weights = F.pad(weights, (1, 0))
+
+    def of_piece(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels.long() + 1, weight=weights, reduction="sum")
+
+    return sum_by_pieces(of_piece, by_pixel(logits), labels.flatten()) / labels.numel()
 
 
 def fake_loss(logits: Tensor) -> Tensor:
     """Second term of eq. 3: mean of -log p(fake) over all pixels, don't-care ones included."""
+
+    def of_piece(logits: Tensor) -> Tensor:
+        fake = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        return F.cross_entropy(logits.float(), fake, reduction="sum")
+
     logits = by_pixel(logits)
-    return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
+    return sum_by_pieces(of_piece, logits) / len(logits)
 
 
 def patch_loss_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
@@ -98,4 +122,9 @@ def labelmix(real: Tensor, fake: Tensor, mask: Tensor) -> Tensor:
 
 def labelmix_loss(mixed_logits: Tensor, real_logits: Tensor, fake_logits: Tensor, mask: Tensor) -> Tensor:
     """Eq. 8 as a mean: distance of the logits of a mixed image from the mixed logits; gradients reach all three."""
-    return F.mse_loss(mixed_logits.float(), labelmix(real_logits.float(), fake_logits.float(), mask))
+
+    def of_piece(mixed: Tensor, real: Tensor, fake: Tensor, mask: Tensor) -> Tensor:
+        return F.mse_loss(mixed.float(), labelmix(real.float(), fake.float(), mask), reduction="sum")
+
+    logits = [by_pixel(x) for x in (mixed_logits, real_logits, fake_logits)]
+    return sum_by_pieces(of_piece, *logits, by_pixel(mask)) / mixed_logits.numel()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpgan import losses
 from dpgan.models.discriminators import pooled_convolution, upsampled_convolution
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import build_generator
@@ -162,3 +163,24 @@ def test_statistics_of_even_areas_are_exact(size: tuple[int, int], batch: int, d
     expected_var, expected_mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
     torch.testing.assert_close(mean, expected_mean, rtol=2e-6, atol=0)
     torch.testing.assert_close(var, expected_var, rtol=5e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_by_pieces(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, _ = label_maps(2, (6, 7))
+    logits = [torch.randn(2, CLASSES + 1, 6, 7, dtype=dtype, requires_grad=True) for _ in range(3)]
+    weights, mask = torch.rand(CLASSES), torch.rand(2, 1, 6, 7) > 0.5
+
+    def all_losses() -> list[Tensor]:
+        real, fake, mixed = logits
+        found = [
+            losses.segmentation_loss(real, labels, weights),
+            losses.fake_loss(fake),
+            losses.labelmix_loss(mixed, real, fake, mask),
+        ]
+        return [*found, *torch.autograd.grad(torch.stack(found).sum(), logits)]
+
+    whole = all_losses()
+    monkeypatch.setattr(losses, "PIECE", 5 * (CLASSES + 1))  # 5 pixels of the 84, so that the last piece has less
+    for found, expected in zip(all_losses(), whole, strict=True):
+        torch.testing.assert_close(found, expected)
