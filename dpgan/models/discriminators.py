@@ -40,12 +40,29 @@ def keep_signal(*parts: nn.Module) -> None:
         nn.init.xavier_normal_(conv.weight)
 
 
+class _Average(torch.autograd.Function):
+    """The mean of 2x2 neighbours, of zeros beyond the border: [B, C, H, W] -> [B, C, H + 1, W + 1] if `padding` is 1,
+    -> [B, C, H - 1, W - 1] if it is 0.
+
+    Each is the other's transpose, so either's backward pass is the other: a third of the time that torch's own takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: int) -> Tensor:
+        ctx.padding = padding
+        return F.avg_pool2d(x, 2, stride=1, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return F.avg_pool2d(grad, 2, stride=1, padding=1 - ctx.padding), None
+
+
 def pooled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """`avg_pool2d(conv(x), 2)` of a 3x3 convolution: `x` is averaged first, then every second pixel is convolved.
 
     A quarter of the operations. x [B, I, H, W], H and W even -> [B, O, H/2, W/2].
     """
-    averaged = F.avg_pool2d(x, 2, stride=1, padding=1)  # [B, I, H + 1, W + 1]
+    averaged: Tensor = _Average.apply(x, 1)
     return F.conv2d(averaged, conv.weight, conv.bias, stride=2)
 
 
@@ -56,8 +73,8 @@ def upsampled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
     A quarter of the operations. x [B, I, H, W] -> [B, O, 2H, 2W].
     """
     assert conv.bias is not None
-    spread = F.conv_transpose2d(x, turned(conv.weight), stride=2)  # [B, O, 2H + 1, 2W + 1]
-    added = F.avg_pool2d(spread, 2, stride=1, divisor_override=1)
+    spread = F.conv_transpose2d(x, turned(4 * conv.weight), stride=2)  # [B, O, 2H + 1, 2W + 1]
+    added: Tensor = _Average.apply(spread, 0)
     return added.add_(conv.bias.to(added.dtype)[:, None, None])  # oneDNN is 2 to 7 times slower with a bias
 
 
@@ -176,8 +193,10 @@ class DPDiscriminator(Discriminator):
 
         decoded = [self.up[0](encoded[5])]
         for block, skip in zip(self.up[1:], reversed(encoded[:5]), strict=True):
-            cropped = decoded[-1][:, :, : skip.shape[2], : skip.shape[3]]
-            decoded.append(block(torch.cat([skip, cropped], dim=1)))
+            x = decoded[-1]
+            if x.shape[2:] != skip.shape[2:]:  # a border was repeated
+                x = x[:, :, : skip.shape[2], : skip.shape[3]]
+            decoded.append(block(torch.cat([skip, x], dim=1)))
 
         scored = choose(self.patch_at, [encoded[3], encoded[5]], [decoded[1], decoded[0]])
         patches = [head(x) for head, x in zip(self.heads, scored, strict=True)] if heads else []
