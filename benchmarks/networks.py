@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -17,15 +16,12 @@ from torch import Tensor
 
 from benchmarks.machine import throughput
 from benchmarks.measure import Options, Row, Work, take_turns
-from dpgan.config import TrainSettings
+from dpgan.config import RunSettings, TrainSettings
 from dpgan.evaluation.efficiency import blocks_of_labels, flops
-from dpgan.models.discriminators import build_discriminator
-from dpgan.models.generators import Generator, build_generator
+from dpgan.models.generators import build_generator
 from dpgan.models.generators.blocks import spread
 from dpgan.models.generators.export import for_inference
-from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
-from dpgan.training.step import TrainingStep
-from dpgan.training.strategy import DDPEngine
+from dpgan.training.assemble import assemble
 
 FP32, BF16 = torch.float32, torch.bfloat16
 NAMES = {FP32: "fp32", BF16: "bf16"}
@@ -43,6 +39,7 @@ class Setting(NamedTuple):
         return f"{self.height}x{self.width}, {self.num_classes} classes"
 
 
+SETTINGS = TrainSettings(preset="benchmark", images=1, batch=1)  # the papers' widths, rates and losses
 CITYSCAPES, ADE20K = Setting(35, 256, 512), Setting(151, 256, 256)
 # How many times less than the reference: (dtype, one fake for both updates) -> target.
 ITERATIONS = {(FP32, False): 1.8, (FP32, True): 2.2, (BF16, False): 3.3, (BF16, True): 4.2}
@@ -107,8 +104,7 @@ def iteration(options: Options) -> Iterator[Row]:
     device = options.device
     peak = {dtype: throughput(dtype, device) for dtype in NAMES}
     for setting in of_batch(options.batch):
-        ours = our_iterations(setting, device)
-        works = {(dtype, shared): ours(dtype, shared) for dtype, shared in ITERATIONS}
+        works = {(dtype, shared): our_iteration(setting, device, dtype, shared) for dtype, shared in ITERATIONS}
         named = {f"{NAMES[d]}, {'one fake' if s else 'alternating'}": work for (d, s), work in works.items()}
         taken = take_turns({"reference": plain_iteration(setting, device), **named}, options.rounds, device)
         reference = taken.pop("reference")
@@ -119,7 +115,7 @@ def iteration(options: Options) -> Iterator[Row]:
 
 def plain_iteration(setting: Setting, device: torch.device) -> Work:
     """The reference: fp32, alternating updates."""
-    inputs, settings = Inputs(setting, device), TrainSettings(preset="benchmark", images=1, batch=1)
+    inputs, settings = Inputs(setting, device), SETTINGS
     training = PlainTraining(
         PlainGenerator(setting.num_classes).to(device), PlainDiscriminator(setting.num_classes).to(device),
         PlainGenerator(setting.num_classes).to(device).requires_grad_(False), settings.losses,
@@ -130,32 +126,13 @@ def plain_iteration(setting: Setting, device: torch.device) -> Work:
     return lambda: training.step(images, inputs.one_hot, noises, inputs.mixed_classes, FP32)
 
 
-def our_iterations(setting: Setting, device: torch.device) -> Callable[[torch.dtype, bool], Work]:
-    """(dtype, one fake for both updates) -> an iteration, all of the same networks, as `training.build` makes them."""
-    inputs, settings = Inputs(setting, device), TrainSettings(preset="benchmark", images=1, batch=1)
-    last = torch.channels_last
-
-    def generator() -> Generator:
-        return build_generator(**settings.generator_arguments(setting.num_classes)).to(device).to(memory_format=last)
-
-    trained, average = generator(), generator().requires_grad_(False)
-    discriminator = build_discriminator(**settings.discriminator_arguments(setting.num_classes))
-    discriminator = discriminator.to(device).to(memory_format=last)
-    adam = partial(torch.optim.Adam, betas=(settings.beta1_generator, settings.beta2), fused=True)
-    optimizers = adam(trained.parameters()), adam(discriminator.parameters())
-
-    def iteration(dtype: torch.dtype, shared_fake: bool) -> Work:
-        s = settings.model_copy(update={"shared_fake": shared_fake})
-        step = TrainingStep(
-            DDPEngine(GeneratorLoss(trained, discriminator, None, s), optimizers[0], device),
-            DDPEngine(DiscriminatorLoss(discriminator, s), optimizers[1], device),
-            trained, discriminator, average, s, inputs.void,
-            partial(torch.autocast, device.type, dtype, enabled=dtype != FP32),
-        )  # fmt: skip
-        noises = inputs.noise, inputs.noise.flip(1)
-        return lambda: step(inputs.images, inputs.labels, noises.__getitem__, inputs.mixed_classes, 0.0)
-
-    return iteration
+def our_iteration(setting: Setting, device: torch.device, dtype: torch.dtype, shared_fake: bool) -> Work:
+    """A training's step, as it is assembled for `dpgan train`."""
+    inputs = Inputs(setting, device)
+    settings = SETTINGS.model_copy(update={"precision": NAMES[dtype], "shared_fake": shared_fake})
+    step = assemble(settings, RunSettings(), inputs.void, 0, device).step
+    noises = inputs.noise, inputs.noise.flip(1)
+    return lambda: step(inputs.images, inputs.labels, noises.__getitem__, inputs.mixed_classes, 0.0)
 
 
 def memory(options: Options) -> Iterator[Row]:
@@ -175,7 +152,9 @@ def _in_a_process(setting: Setting, device: torch.device, dtype: torch.dtype | N
 def _peak(setting: Setting, device: torch.device, dtype: torch.dtype | None) -> int:
     """Bytes; the reference's where there is no dtype."""
     torch.set_num_threads(1)
-    work = plain_iteration(setting, device) if dtype is None else our_iterations(setting, device)(dtype, False)
+    work = (
+        plain_iteration(setting, device) if dtype is None else our_iteration(setting, device, dtype, shared_fake=False)
+    )
     for _ in range(2):
         work()
     if device.type == "cuda":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_plain import SIZE, inputs, one_hot, pair, training_step
+from test_plain import SIZE, assembled, inputs, one_hot, pair
 from torch import Tensor, nn
 
 from dpgan.models.generators.blocks import spread
@@ -55,24 +55,19 @@ def test_the_discriminator_is_the_plain_one() -> None:
         torch.testing.assert_close(x.cpu(), y, rtol=0, atol=1e-9)
 
 
-def losses(device: torch.device, dtype: torch.dtype, steps: int) -> list[dict[str, float]]:
+def losses(device: torch.device, precision: str, steps: int) -> list[dict[str, float]]:
     """The loss terms of a few steps of networks with a signal."""
-    networks = [pair(kind, torch.float32)[0].to(device) for kind in ("generator", "discriminator")]
-    generator, discriminator = (network.to(memory_format=torch.channels_last) for network in networks)
-    average = copy.deepcopy(generator).requires_grad_(False)
+    step = assembled(precision, device).step
     labels, noise, images = (tensor.to(device) for tensor in inputs(torch.float32))
     mixed: Tensor = torch.tensor([True, False, True, False, True], device=device)
-    step = training_step(generator, discriminator, average, dtype)
     noises = noise, noise.flip(0)
     taken = [step(images, labels, noises.__getitem__, mixed, 0.0) for _ in range(steps)]
     return [{name: value.item() for name, value in terms.items()} for terms in taken]
 
 
 # fp16: the first step alone, which the scaler leaves out where the gradients overflow.
-@pytest.mark.parametrize(
-    ("dtype", "tolerance", "steps"), [(torch.float32, 2e-3, 3), (torch.bfloat16, 0.05, 3), (torch.float16, 0.05, 1)]
-)
-def test_the_step_has_the_losses_of_the_cpu(dtype: torch.dtype, tolerance: float, steps: int) -> None:
-    expected = losses(torch.device("cpu"), torch.float32, steps)
-    for found, wanted in zip(losses(GPU, dtype, steps), expected, strict=True):
+@pytest.mark.parametrize(("precision", "tolerance", "steps"), [("fp32", 2e-3, 3), ("bf16", 0.05, 3), ("fp16", 0.05, 1)])
+def test_the_step_has_the_losses_of_the_cpu(precision: str, tolerance: float, steps: int) -> None:
+    expected = losses(torch.device("cpu"), "fp32", steps)
+    for found, wanted in zip(losses(GPU, precision, steps), expected, strict=True):
         assert found == pytest.approx(wanted, rel=tolerance, abs=tolerance)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 
 import pytest
 import torch
@@ -11,16 +10,14 @@ import torch.nn.functional as F
 from plain import PlainDiscriminator, PlainGenerator, PlainTraining
 from torch import Tensor, nn
 
-from dpgan.config import TrainSettings
+from dpgan.config import RunSettings, TrainSettings
 from dpgan.models.discriminators import DiscriminatorOutput, DPDiscriminator
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import DPGenerator
 from dpgan.models.generators.blocks import spread
 from dpgan.models.layers import SpectralNorm
 from dpgan.models.official import official_views
-from dpgan.training.objectives import DiscriminatorLoss, GeneratorLoss
-from dpgan.training.step import TrainingStep
-from dpgan.training.strategy import DDPEngine
+from dpgan.training.assemble import Training, assemble
 
 CLASSES, SIZE = 5, (64, 128)
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -144,36 +141,31 @@ STEP = TrainSettings.model_validate({
 })  # fmt: skip
 
 
-def training_step(
-    generator: nn.Module, discriminator: nn.Module, average: nn.Module, dtype: torch.dtype = torch.float32
-) -> TrainingStep:
-    """The step of `STEP` on the device where the networks are."""
-    device, fp16 = next(generator.parameters()).device, dtype == torch.float16
-    adam = partial(torch.optim.Adam, betas=(STEP.beta1_generator, STEP.beta2), fused=device.type == "cuda")
-    return TrainingStep(
-        DDPEngine(GeneratorLoss(generator, discriminator, None, STEP), adam(generator.parameters()), device, fp16),
-        DDPEngine(DiscriminatorLoss(discriminator, STEP), adam(discriminator.parameters()), device, fp16),
-        generator, discriminator, average, STEP, torch.arange(CLASSES, device=device) == 0,
-        partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32),
-    )  # fmt: skip
+def assembled(precision: str, device: torch.device) -> Training:
+    """A training of `STEP` as `dpgan train` assembles it, with the weights of `pair`."""
+    settings = STEP.model_copy(update={"precision": precision})
+    training = assemble(settings, RunSettings(), torch.arange(CLASSES) == 0, 0, device)
+    generator, discriminator = (pair(kind, torch.float32)[0].state_dict() for kind in ("generator", "discriminator"))
+    training.generator.load_state_dict(generator)
+    training.average.load_state_dict(generator)
+    training.discriminator.load_state_dict(discriminator)
+    return training
 
 
 def test_the_step() -> None:
     """Losses of three alternating iterations, and where they lead."""
     s = STEP
-    generator, plain_generator = pair("generator", torch.float32)
-    discriminator, plain_discriminator = pair("discriminator", torch.float32)
-    average = copy.deepcopy(generator).requires_grad_(False)
+    plain_generator, plain_discriminator = (pair(kind, torch.float32)[1] for kind in ("generator", "discriminator"))
     labels, noise, images = inputs(torch.float32)
     mixed = torch.tensor([True, False, True, False, True])
-    step = training_step(generator, discriminator, average)
+    training = assembled("fp32", torch.device("cpu"))
     plain = PlainTraining(
         plain_generator, plain_discriminator, copy.deepcopy(plain_generator), s.losses,
         (s.lr_generator, s.lr_discriminator), (s.beta1_generator, s.beta2), s.ema,
     )  # fmt: skip
     noises = noise, noise.flip(0)
     for _ in range(3):
-        ours = step(images, labels, noises.__getitem__, mixed, 0.0)
+        ours = training.step(images, labels, noises.__getitem__, mixed, 0.0)
         expected = plain.step(
             images, one_hot(labels, torch.float32), tuple(spread(z, SIZE) for z in noises), mixed, torch.float32
         )

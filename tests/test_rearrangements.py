@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpgan import losses
-from dpgan.models.discriminators import pooled_convolution, upsampled_convolution
+from dpgan.models.discriminators import DPDiscriminator, pooled_convolution, upsampled_convolution
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import build_generator
 from dpgan.models.generators.blocks import LabelConv, lookup, modulation_kernels, spread, through
 from dpgan.models.generators.dp import add_conv3x3_upsampled
 from dpgan.models.generators.export import for_inference
-from dpgan.models.layers import Conv1x1, SpectralNorm, batch_statistics
+from dpgan.models.layers import Conv1x1, SpectralNorm, batch_statistics, channels_last
 
 CLASSES = 5
 
@@ -143,6 +143,22 @@ def test_a_generator_for_inference(kind: str, spatial: bool) -> None:
 def test_1x1_convolutions_as_products() -> None:
     conv, x = Conv1x1(3, 4).double(), drawn(2, 3, 5, 6)
     assert_same(lambda: conv(x), lambda: nn.Conv2d.forward(conv, x), [x, *conv.parameters()])
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_gradients_have_the_strides_of_their_weights(normalised: bool) -> None:
+    """Those of several passes too, added up: torch's fused Adam and DDP read both as they lie in memory."""
+    discriminator = DPDiscriminator(CLASSES, width=2, spectral_norm=normalised)
+    generator = build_generator("dp", num_classes=CLASSES, width=2, pyramid_width=4)
+    for network in (generator, discriminator):
+        channels_last(network)
+    labels, _ = label_maps(1, (64, 64))
+    output = discriminator(generator(labels, torch.randn(1, 64)) + generator(labels, torch.randn(1, 64)))
+    again = discriminator(torch.randn(1, 3, 64, 64))
+    torch.stack([x.mean() for o in (output, again) for x in (o.logits, *o.patches)]).sum().backward()
+    for name, parameter in [*generator.named_parameters(), *discriminator.named_parameters()]:
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride(), name
 
 
 @pytest.mark.parametrize("last", [True, False])

@@ -16,7 +16,8 @@ from torch import Tensor
 from dpgan.data import order
 from dpgan.data.loader import Source, batches
 from dpgan.data.prepare import open_prepared
-from dpgan.training.build import Job, Training, build
+from dpgan.training.assemble import Training
+from dpgan.training.build import Job, build
 from dpgan.training.strategy import DDPEngine, sum_over_workers
 
 # Batches of 7, 7 and 5: on 2 workers 3 + 4 and 2 + 3, on 4 workers 1 + 2 + 2 + 2 and 1 + 1 + 1 + 2. Every loss.

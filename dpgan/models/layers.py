@@ -129,8 +129,7 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     In fp32 on one thread torch's own (2.14.1) copies the image, and takes up to three times as long backward.
     """
-    # The weight is permuted too, so that its gradient has the strides of a channels-last weight: DDP compares them.
-    return F.linear(x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class Conv1x1(nn.Conv2d):
@@ -141,6 +140,17 @@ class Conv1x1(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return conv1x1(input, self.weight, self.bias)
+
+
+def channels_last(module: nn.Module) -> None:
+    """Weights in the order that convolutions of channels-last images want; in place.
+
+    `module.to(memory_format=...)` gives 1x1 kernels, which lie in memory alike, strides that their gradients lose when
+    they are added up, and DDP compares them.
+    """
+    for parameter in module.parameters():
+        if parameter.dim() == 4 and not parameter.is_contiguous(memory_format=torch.channels_last):
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def as_rows(weight: Tensor, last: bool) -> Tensor:
@@ -193,7 +203,7 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> Tensor:
         """One power iteration; the singular value, which it finds on its way."""
-        last = weight.is_contiguous(memory_format=torch.channels_last)
+        last = not weight.is_contiguous()
         rows = as_rows(weight, last)
         v = F.normalize(rows.T @ self.u, dim=0)
         stretched = rows @ v
@@ -204,7 +214,7 @@ class SpectralNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # bf16 is too coarse for the iteration
             sigma = self.iterate(weight) if self.training else torch.dot(self.u, weight.detach().flatten(1) @ self.v)
-            last = weight.is_contiguous(memory_format=torch.channels_last)
+            last = not weight.is_contiguous()
             # Copies: the next iteration must not change what backward needs.
             u, v = self.u.clone(), as_rows(self.v.view_as(weight[:1]), last).flatten().clone()
             return from_rows(_Divided.apply(as_rows(weight, last), sigma, u, v), weight.shape[1:], last)

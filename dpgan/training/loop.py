@@ -22,7 +22,8 @@ from dpgan.files import write_json
 from dpgan.hardware import device_name
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import Generator
-from dpgan.training.build import Job, Training, build
+from dpgan.training.assemble import Training
+from dpgan.training.build import Job, build
 from dpgan.training.checkpoint import Checkpoints, save_state, starting_point
 from dpgan.training.guard import Action, Guard, NonFiniteError
 from dpgan.training.holdout import Holdout
