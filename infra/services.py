@@ -13,6 +13,7 @@ import argparse
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,11 @@ def _alone() -> Iterator[None]:
         yield
 
 
+def _hear_sigint() -> None:
+    """What a script starts in the background ignores SIGINT, and so do its children; Prefect ends its worker by it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def up(ports: Mapping[str, int | None]) -> None:
     """Start what is not up, wait until it answers, deploy. UserError with a log's end where something does not."""
     before = recorded()
@@ -94,7 +100,7 @@ def up(ports: Mapping[str, int | None]) -> None:
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=PROJECT, env=environment | {STARTED_BY: _mark(name)},
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=_hear_sigint,
             )  # fmt: skip
         services[name] = Service.of(process.pid, url.get(name, ""))
         _record(services)

@@ -77,7 +77,9 @@ class Services(Project):
         return found
 
     def make(self, *words: str, code: int = 0) -> str:
-        return self.run(sys.executable, "infra/services.py", *words, code=code)
+        """`infra/services.py`, with SIGINT ignored as under nohup."""
+        ignoring = ("bash", "-c", "trap '' INT; exec \"$@\"", "-")
+        return self.run(*ignoring, sys.executable, "infra/services.py", *words, code=code)
 
     @property
     def prefect(self) -> PrefectClient:
