@@ -23,7 +23,7 @@ up: .venv/made ## Prefect, MLflow and a worker on this machine (PREFECT_PORT=N, 
 down: .venv/made ## end them
 	python infra/services.py down
 
-bench: .venv/made ## what this code costs beside references, on one core (some 25 minutes; SUITE=inference: one of them)
+bench: .venv/made ## what this code costs beside references, on one core (some 20 minutes; SUITE=inference: one of them)
 	python -m benchmarks $(SUITE)
 
 lint: .venv/made ## ruff and mypy

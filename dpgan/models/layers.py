@@ -73,6 +73,7 @@ class _BatchNorm(torch.autograd.Function):
         ctx.eps = eps
         ctx.save_for_backward(x, weight, mean.to(exact), var.to(exact), count)
         ctx.mark_non_differentiable(mean, var, count)
+        ctx.set_materialize_grads(False)
         return F.batch_norm(x, mean.to(exact), var.to(exact), weight, bias, eps=eps), mean, var, count
 
     @staticmethod
@@ -179,7 +180,7 @@ class _Divided(torch.autograd.Function):
         divided, sigma, u, v = ctx.saved_tensors
         grad = grad.contiguous()
         along = torch.dot(grad.flatten(), divided.flatten())
-        return torch.addcmul(grad, (u * -along)[:, None], v).div_(sigma), None, None, None
+        return torch.addcmul(grad, (along * u)[:, None], v, value=-1).div_(sigma), None, None, None
 
 
 class SpectralNorm(nn.Module):
@@ -201,23 +202,29 @@ class SpectralNorm(nn.Module):
             self.iterate(weight)
 
     @torch.no_grad()
-    def iterate(self, weight: Tensor) -> Tensor:
-        """One power iteration; the singular value, which it finds on its way."""
+    def iterate(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One power iteration: the singular value and its vectors u [O] and v [N], v in the order of `as_rows`."""
         last = not weight.is_contiguous()
         rows = as_rows(weight, last)
-        v = F.normalize(rows.T @ self.u, dim=0)
-        stretched = rows @ v
-        self.u.copy_(F.normalize(stretched, dim=0))
+        v = rows.T @ self.u
+        v /= v.norm()
+        u = rows @ v
+        sigma = u.norm()
+        u /= sigma
+        self.u.copy_(u)
         self.v.copy_(from_rows(v, weight.shape[1:], last).flatten())
-        return stretched.norm()
+        return sigma, u, v
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # bf16 is too coarse for the iteration
-            sigma = self.iterate(weight) if self.training else torch.dot(self.u, weight.detach().flatten(1) @ self.v)
             last = not weight.is_contiguous()
-            # Copies: the next iteration must not change what backward needs.
-            u, v = self.u.clone(), as_rows(self.v.view_as(weight[:1]), last).flatten().clone()
-            return from_rows(_Divided.apply(as_rows(weight, last), sigma, u, v), weight.shape[1:], last)
+            rows = as_rows(weight, last)
+            if self.training:
+                sigma, u, v = self.iterate(weight)
+            else:
+                u, v = self.u, as_rows(self.v.view_as(weight[:1]), last).flatten()
+                sigma = torch.dot(u, rows.detach() @ v)
+            return from_rows(_Divided.apply(rows, sigma, u, v), weight.shape[1:], last)
 
 
 def spectral_norm(conv: nn.Conv2d) -> nn.Conv2d:

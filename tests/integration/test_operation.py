@@ -15,7 +15,7 @@ import pytest
 
 from .conftest import Services, make_clone
 
-LONG = {"train.images": 80}  # long enough to be cancelled in the middle
+LONG = {"train.images": 240}  # long enough to be cancelled in the middle
 
 
 @pytest.fixture(scope="module")

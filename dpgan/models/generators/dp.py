@@ -79,10 +79,12 @@ class PyramidModulation(Modulation, nn.Conv2d):  # type: ignore[misc]  # its for
 
     def respond(self, kernels: list[Kernel], *condition: Tensor) -> list[Tensor]:
         s_0, s_i = condition
-        outputs = [F.conv2d(s_i, weight[:, -s_i.shape[1] :], bias, padding=1) for weight, bias in kernels]
         if not self.concat_s0:
-            return outputs
-        return add_conv3x3_upsampled(outputs, s_0, [weight[:, : s_0.shape[1]] for weight, _ in kernels])
+            return [F.conv2d(s_i, weight, bias, padding=1) for weight, bias in kernels]
+        channels = [s_0.shape[1], s_i.shape[1]]
+        weights_0, weights_i = zip(*(weight.split(channels, dim=1) for weight, _ in kernels), strict=True)
+        outputs = [F.conv2d(s_i, weight, bias, padding=1) for weight, (_, bias) in zip(weights_i, kernels, strict=True)]
+        return add_conv3x3_upsampled(outputs, s_0, weights_0)
 
 
 class DPGenerator(Generator):
