@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
-demo: .venv/made ## train, score and promote a DP-GAN on procedural scenes (about 12 minutes on 2 cores)
+demo: .venv/made ## train, score and promote a DP-GAN on procedural scenes (some 10 minutes on 2 cores)
 	dvc repro
 	@dpgan summary
 
