@@ -104,33 +104,33 @@ def iteration(options: Options) -> Iterator[Row]:
     device = options.device
     peak = {dtype: throughput(dtype, device) for dtype in NAMES}
     for setting in of_batch(options.batch):
-        works = {(dtype, shared): our_iteration(setting, device, dtype, shared) for dtype, shared in ITERATIONS}
+        inputs = Inputs(setting, device)
+        works = {(dtype, shared): our_iteration(inputs, dtype, shared) for dtype, shared in ITERATIONS}
         named = {f"{NAMES[d]}, {'one fake' if s else 'alternating'}": work for (d, s), work in works.items()}
-        taken = take_turns({"reference": plain_iteration(setting, device), **named}, options.rounds, device)
+        taken = take_turns({"reference": plain_iteration(inputs), **named}, options.rounds, device)
         reference = taken.pop("reference")
         for (name, values), ((dtype, _), target) in zip(taken.items(), ITERATIONS.items(), strict=True):
             bound = float(np.median(reference)) / (flops(named[name]) / peak[dtype])
             yield Row(f"iteration, {setting}: {name}", values, reference, target=target, bound=bound)
 
 
-def plain_iteration(setting: Setting, device: torch.device) -> Work:
+def plain_iteration(inputs: Inputs) -> Work:
     """The reference: fp32, alternating updates."""
-    inputs, settings = Inputs(setting, device), SETTINGS
+    s, classes, device = SETTINGS, len(inputs.void), inputs.void.device
     training = PlainTraining(
-        PlainGenerator(setting.num_classes).to(device), PlainDiscriminator(setting.num_classes).to(device),
-        PlainGenerator(setting.num_classes).to(device).requires_grad_(False), settings.losses,
-        (settings.lr_generator, settings.lr_discriminator), (settings.beta1_generator, settings.beta2), settings.ema,
+        PlainGenerator(classes).to(device), PlainDiscriminator(classes).to(device),
+        PlainGenerator(classes).to(device).requires_grad_(False), s.losses,
+        (s.lr_generator, s.lr_discriminator), (s.beta1_generator, s.beta2), s.ema,
     )  # fmt: skip
     noises = inputs.spread, inputs.spread.flip(1)
     images = inputs.images.contiguous()
     return lambda: training.step(images, inputs.one_hot, noises, inputs.mixed_classes, FP32)
 
 
-def our_iteration(setting: Setting, device: torch.device, dtype: torch.dtype, shared_fake: bool) -> Work:
+def our_iteration(inputs: Inputs, dtype: torch.dtype, shared_fake: bool) -> Work:
     """A training's step, as it is assembled for `dpgan train`."""
-    inputs = Inputs(setting, device)
     settings = SETTINGS.model_copy(update={"precision": NAMES[dtype], "shared_fake": shared_fake})
-    step = assemble(settings, RunSettings(), inputs.void, 0, device).step
+    step = assemble(settings, RunSettings(), inputs.void, 0, inputs.void.device).step
     noises = inputs.noise, inputs.noise.flip(1)
     return lambda: step(inputs.images, inputs.labels, noises.__getitem__, inputs.mixed_classes, 0.0)
 
@@ -151,10 +151,8 @@ def _in_a_process(setting: Setting, device: torch.device, dtype: torch.dtype | N
 
 def _peak(setting: Setting, device: torch.device, dtype: torch.dtype | None) -> int:
     """Bytes; the reference's where there is no dtype."""
-    torch.set_num_threads(1)
-    work = (
-        plain_iteration(setting, device) if dtype is None else our_iteration(setting, device, dtype, shared_fake=False)
-    )
+    inputs = Inputs(setting, device)
+    work = plain_iteration(inputs) if dtype is None else our_iteration(inputs, dtype, shared_fake=False)
     for _ in range(2):
         work()
     if device.type == "cuda":

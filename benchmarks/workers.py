@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from torch.profiler import profile
 
 from benchmarks.measure import Options, Row
-from benchmarks.networks import BF16, CITYSCAPES, our_iteration
+from benchmarks.networks import BF16, CITYSCAPES, Inputs, our_iteration
 from dpgan.evaluation.efficiency import seconds
 
 
@@ -35,10 +35,8 @@ def _train(count: int, options: Options) -> tuple[list[float], dict[str, tuple[i
 
 
 def _work(rank: int, count: int, options: Options, folder: str) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
-    torch.manual_seed(0)
-    work = our_iteration(CITYSCAPES, options.device, BF16, shared_fake=True)
+    work = our_iteration(Inputs(CITYSCAPES, options.device), BF16, shared_fake=True)
     work()
     taken = [seconds(work, options.device) for _ in range(options.rounds)]
     with profile(record_shapes=True) as profiler:

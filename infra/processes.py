@@ -22,6 +22,14 @@ START_S = 300  # until a service must answer, on a busy machine
 STARTED_BY = "DPGAN_STARTED_BY"  # in the environment of a service, and so of all that it starts
 
 
+def hear_sigint() -> None:
+    """For a service before it runs (`preexec_fn`): Prefect ends its worker by SIGINT.
+
+    What a script starts in the background ignores it, and so do its children.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def free_port() -> int:
     """A TCP port of loopback that nothing listens on now."""
     with socket.socket() as probe:
@@ -178,8 +186,9 @@ class Processes:
         log = self.folder / f"{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, **how
-            )
+                command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                preexec_fn=hear_sigint, **how,
+            )  # fmt: skip
         self.running[name] = process
         wait_until(name, process, log, answers)
         print(f"{name} is up", flush=True)

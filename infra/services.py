@@ -13,7 +13,6 @@ import argparse
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from processes import HOST, STARTED_BY, Service, ask, end, next_free, run, started_by, taken, wait_until
+from processes import HOST, STARTED_BY, Service, ask, end, hear_sigint, next_free, run, started_by, taken, wait_until
 
 from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
@@ -66,11 +65,6 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _hear_sigint() -> None:
-    """What a script starts in the background ignores SIGINT, and so do its children; Prefect ends its worker by it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def up(ports: Mapping[str, int | None]) -> None:
     """Start what is not up, wait until it answers, deploy. UserError with a log's end where something does not."""
     before = recorded()
@@ -100,7 +94,7 @@ def up(ports: Mapping[str, int | None]) -> None:
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=PROJECT, env=environment | {STARTED_BY: _mark(name)},
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=_hear_sigint,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=hear_sigint,
             )  # fmt: skip
         services[name] = Service.of(process.pid, url.get(name, ""))
         _record(services)

@@ -11,6 +11,7 @@ from plain import PlainDiscriminator, PlainGenerator, PlainTraining
 from torch import Tensor, nn
 
 from dpgan.config import RunSettings, TrainSettings
+from dpgan.evaluation.efficiency import blocks_of_labels
 from dpgan.models.discriminators import DiscriminatorOutput, DPDiscriminator
 from dpgan.models.ema import recollect_statistics
 from dpgan.models.generators import DPGenerator
@@ -26,8 +27,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 def inputs(dtype: torch.dtype, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor, Tensor]:
     """Labels uint8 [2, H, W], noise [2, 4], images in (-1, 1)."""
     random = torch.Generator().manual_seed(1)
-    blocks = torch.randint(CLASSES, (2, size[0] // 8, size[1] // 8), generator=random, dtype=torch.uint8)
-    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    labels = blocks_of_labels(CLASSES, size, 2, random)
     noise = torch.randn(2, 4, generator=random).to(dtype)
     return labels, noise, (torch.rand(2, 3, *size, generator=random) * 2 - 1).to(dtype)
 

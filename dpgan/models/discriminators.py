@@ -40,21 +40,21 @@ def keep_signal(*parts: nn.Module) -> None:
         nn.init.xavier_normal_(conv.weight)
 
 
-class _Average(torch.autograd.Function):
-    """The mean of 2x2 neighbours, of zeros beyond the border: [B, C, H, W] -> [B, C, H + 1, W + 1] if `padding` is 1,
-    -> [B, C, H - 1, W - 1] if it is 0.
+class _Neighbours(torch.autograd.Function):
+    """The sum of 2x2 neighbours over `divisor`, of zeros beyond the border: [B, C, H, W] -> [B, C, H + 1, W + 1] if
+    `padding` is 1, -> [B, C, H - 1, W - 1] if it is 0.
 
     Each is the other's transpose, so either's backward pass is the other: a third of the time that torch's own takes.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, padding: int) -> Tensor:
-        ctx.padding = padding
-        return F.avg_pool2d(x, 2, stride=1, padding=padding)
+    def forward(ctx: Any, x: Tensor, padding: int, divisor: int) -> Tensor:
+        ctx.padding, ctx.divisor = padding, divisor
+        return F.avg_pool2d(x, 2, stride=1, padding=padding, divisor_override=divisor)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return F.avg_pool2d(grad, 2, stride=1, padding=1 - ctx.padding), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return F.avg_pool2d(grad, 2, stride=1, padding=1 - ctx.padding, divisor_override=ctx.divisor), None, None
 
 
 def pooled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -62,7 +62,7 @@ def pooled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     A quarter of the operations. x [B, I, H, W], H and W even -> [B, O, H/2, W/2].
     """
-    averaged: Tensor = _Average.apply(x, 1)
+    averaged: Tensor = _Neighbours.apply(x, 1, 4)
     return F.conv2d(averaged, conv.weight, conv.bias, stride=2)
 
 
@@ -73,8 +73,8 @@ def upsampled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
     A quarter of the operations. x [B, I, H, W] -> [B, O, 2H, 2W].
     """
     assert conv.bias is not None
-    spread = F.conv_transpose2d(x, turned(4 * conv.weight), stride=2)  # [B, O, 2H + 1, 2W + 1]
-    added: Tensor = _Average.apply(spread, 0)
+    spread = F.conv_transpose2d(x, turned(conv.weight), stride=2)  # [B, O, 2H + 1, 2W + 1]
+    added: Tensor = _Neighbours.apply(spread, 0, 1)
     return added.add_(conv.bias.to(added.dtype)[:, None, None])  # oneDNN is 2 to 7 times slower with a bias
 
 

@@ -212,7 +212,7 @@ class SpectralNorm(nn.Module):
         sigma = u.norm()
         u /= sigma
         self.u.copy_(u)
-        self.v.copy_(from_rows(v, weight.shape[1:], last).flatten())
+        self.v.view_as(weight[:1]).copy_(from_rows(v, weight.shape[1:], last))
         return sigma, u, v
 
     def forward(self, weight: Tensor) -> Tensor:
