@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -254,11 +251,6 @@ def train_settings(params: Params, card_preset: str, path: Path = PARAMS) -> Tra
     settings = parse(TrainSettings, {**merged, "preset": name}, Path(f"{path}: train"))
     check_losses(settings, path)
     return settings
-
-
-def identity(trains: Mapping[str, Any]) -> str:
-    """A short stable hash of what is trained (settings, seed, data): two runs are the same run when it is equal."""
-    return hashlib.sha256(json.dumps(trains, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def need(path: Path, stage: str) -> Path:

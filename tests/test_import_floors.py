@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Lowest first; modules of one floor may import each other.
 FLOORS = [
-    {"environment", "errors", "settings", "files", "progress", "hardware", "cluster", "page"},
+    {"environment", "errors", "settings", "files", "identities", "progress", "hardware", "cluster", "page"},
     {"checks", "config", "presets", "labels"},
     {"models", "losses", "data"},
     {"evaluation"},

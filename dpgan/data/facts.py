@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dpgan import identities
 from dpgan.labels import Card
 
 # Two photos are near-duplicates where at most NEAR of the 64 bits of their difference hashes differ, and their grey
@@ -53,10 +53,8 @@ def class_shares(frame: pd.DataFrame, card: Card) -> dict[str, np.ndarray]:
 
 def dataset_hash(frame: pd.DataFrame) -> str:
     """The version of a dataset: equal where the pairs and their pixels are, however the files are stored."""
-    digest = hashlib.sha256()
-    for row in frame.sort_values("sample_id").itertuples():
-        digest.update(f"{row.sample_id} {row.image_sha256} {row.label_sha256}\n".encode())
-    return digest.hexdigest()
+    columns = (frame[name] for name in ("sample_id", "image_sha256", "label_sha256"))
+    return identities.raw_pairs(zip(*columns, strict=True))
 
 
 def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Pillow's filters are those behind the field's published scores: bicubic for phot
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from PIL import Image
 
+from dpgan import identities
 from dpgan.cluster import each
 from dpgan.config import need
 from dpgan.data.facts import dataset_hash
@@ -104,9 +104,7 @@ def _resize(raw: Path, card: Card, job: _Job) -> list[np.ndarray]:
 
 
 def _digest(frame: pd.DataFrame, card: Card) -> str:
-    """sha256 that identifies the prepared arrays: decoded pixels of all pairs, the id table, the size."""
-    arrays = f"{card.id_table.tobytes().hex()} {card.size} {dataset_hash(frame)}"
-    return hashlib.sha256(arrays.encode()).hexdigest()
+    return identities.prepared_data(dataset_hash(frame), card.id_table.tobytes(), card.size)
 
 
 def _need_space(folder: Path, pairs: int, card: Card) -> None:

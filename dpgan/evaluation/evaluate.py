@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dpgan import identities
 from dpgan.config import EvaluateSettings
 from dpgan.data.pixels import to_uint8
 from dpgan.data.prepare import Split
@@ -260,11 +261,11 @@ def protocol(
     extractor: FeatureExtractor, judge: str, judge_sha256: str, data_hash: str, settings: EvaluateSettings
 ) -> dict[str, Any]:
     """What a score depends on beside the generator: two scores compare only where this is equal."""
-    return {
-        "features": extractor.name,
-        "features_sha256": extractor.digest,
-        "judge": judge,
-        "judge_sha256": judge_sha256,
-        "data_hash": data_hash,
-        **settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips", "objects"}),
-    }
+    return identities.protocol(
+        features=extractor.name,
+        features_sha256=extractor.digest,
+        judge=judge,
+        judge_sha256=judge_sha256,
+        data_hash=data_hash,
+        settings=settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips", "objects"}),
+    )

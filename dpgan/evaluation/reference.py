@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy as np
 from dpgan.errors import UserError
 from dpgan.evaluation.features import FeatureExtractor
 from dpgan.files import file_sha256
+from dpgan.identities import photo_features
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class References:
     def path(self, extractor: FeatureExtractor, which: dict[str, Any]) -> Path:
         """The file of the features of the photos that `which` describes, in values that JSON can hold."""
         code = file_sha256(Path(inspect.getfile(type(extractor))))
-        identity = [self.data_hash, which, extractor.name, extractor.digest, code]
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        key = photo_features(self.data_hash, which, extractor.name, extractor.digest, code)
         return self.folder / f"{extractor.name}-{key}.npy"
 
     def features(

@@ -17,8 +17,6 @@ Against the floor (class colours) there is less to ask: FID and mIoU must be bet
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from dpgan.evaluation.intervals import Comparison, Estimate, compare
+from dpgan.identities import protocol_key
 
 _NAMED = 3  # classes that a reason names
 
@@ -42,7 +41,7 @@ class Evaluation:
     @property
     def key(self) -> str:
         """A short hash of the protocol."""
-        return hashlib.sha256(json.dumps(self.protocol, sort_keys=True).encode()).hexdigest()[:16]
+        return protocol_key(self.protocol)
 
     @property
     def main(self) -> tuple[str, str, str]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpgan import identities
 from dpgan.config import BUILD, TrainSettings, need
-from dpgan.files import file_sha256, new_folder, write_json
+from dpgan.files import new_folder, write_json
 from dpgan.labels import Card
 from dpgan.progress import Progress
 from dpgan.stages.build import (
@@ -126,7 +127,7 @@ def make_evaluator(card: Card | None = None, build: Path = BUILD) -> tuple[Evalu
     references = References(REFERENCES, data_hash(prepared))
     lpips = Lpips(params.evaluate.lpips).to(device) if params.evaluate.lpips else None
     evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references, lpips)
-    return evaluator, protocol(extractor, network.name, file_sha256(judge), references.data_hash, params.evaluate)
+    return evaluator, protocol(extractor, network.name, identities.judge(judge), references.data_hash, params.evaluate)
 
 
 def plain(scores: Scores) -> dict[str, float]:

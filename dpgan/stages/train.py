@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpgan import identities
 from dpgan.checks import check_fits
-from dpgan.config import identity, need, train_settings
+from dpgan.config import need, train_settings
 from dpgan.files import new_folder, write_json
 from dpgan.progress import Progress
 from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, VALIDATION, setup, splits
@@ -37,9 +38,8 @@ def train() -> None:
     start_ray(params.run)
     resources(params.run)  # what is missing comes up before a run is opened
     data = hashes(PREPARED)
-    trains = {"settings": settings.model_dump(mode="json"), "seed": params.seed, "data": data["data_hash"],
-              "card": card.digest}  # fmt: skip
-    who = identity(trains)
+    trains = identities.trains(settings.model_dump(mode="json"), params.seed, data["data_hash"], card.digest)
+    who = identities.run(trains)
     root = Path.cwd()
     folder = root / "runs" / f"{card.name}-{who}"
     facts = {"identity": who, **data, **provenance(root)}

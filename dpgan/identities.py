@@ -1,0 +1,93 @@
+"""Identities: a hash or a record that is equal exactly where two things are the same, each computed here and only here.
+
+| identity | function | must contain |
+|---|---|---|
+| raw pairs (`dataset_hash`) | `raw_pairs` | sample ids, decoded pixels of photos and label maps |
+| prepared data (`data_hash`) | `prepared_data` | raw pairs in use, raw id to class index, size |
+| features of real photos | `photo_features` | prepared data, which photos or crops, extractor, the code that feeds it |
+| judge (`judge_sha256`) | `judge` | weights, kind, classes, configuration: all are in its one file |
+| protocol | `protocol`, `protocol_key` | all that decides a score except the generator |
+| run | `trains`, `run` | all that decides what is trained |
+
+The functions take plain values. Whatever must change an identity is an argument of its function;
+`tests/test_identities.py` changes every input once and checks which identities change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpgan.files import file_sha256
+
+
+def raw_pairs(rows: Iterable[Sequence[object]]) -> str:
+    """The version of a raw dataset, whatever a card makes of it and however the files are stored.
+
+    rows: of every pair, in any order, its sample id and the sha256 of the decoded pixels of its photo and label map.
+    """
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: str(row[0])):
+        digest.update((" ".join(map(str, row)) + "\n").encode())
+    return digest.hexdigest()
+
+
+def prepared_data(pairs: str, id_table: bytes, size: tuple[int, int]) -> str:
+    """The version of the prepared arrays.
+
+    pairs: `raw_pairs` of those in use. id_table: class index by raw id. size: height, width.
+    """
+    return _sha256(f"{id_table.hex()} {size} {pairs}")
+
+
+def photo_features(data_hash: str, which: Mapping[str, Any], extractor: str, extractor_sha256: str, code: str) -> str:
+    """The key, 32 digits, of features of real photos.
+
+    which: the photos or crops, in values that JSON can hold. code: sha256 of the file that feeds the extractor.
+    """
+    return _sha256(json.dumps([data_hash, which, extractor, extractor_sha256, code], sort_keys=True))[:32]
+
+
+def judge(path: Path) -> str:
+    """sha256 of a judge's file, whose header holds its kind, name, classes and configuration."""
+    return file_sha256(path)
+
+
+def protocol(
+    *, features: str, features_sha256: str, judge: str, judge_sha256: str, data_hash: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a score depends on except the generator: two scores compare only if this is equal."""
+    return {
+        "features": features,
+        "features_sha256": features_sha256,
+        "judge": judge,
+        "judge_sha256": judge_sha256,
+        "data_hash": data_hash,
+        **settings,
+    }
+
+
+def protocol_key(protocol: Mapping[str, Any]) -> str:
+    """A hash of a protocol, 16 digits."""
+    return _of_json(protocol)
+
+
+def trains(settings: Mapping[str, Any], seed: int, data_hash: str, card: str) -> dict[str, Any]:
+    """What a run trains. settings: of the training, in values that JSON can hold. card: its digest."""
+    return {"settings": settings, "seed": seed, "data": data_hash, "card": card}
+
+
+def run(trains: Mapping[str, Any]) -> str:
+    """A hash of what is trained, 16 digits: two runs are the same run if it is equal."""
+    return _of_json(trains)
+
+
+def _of_json(value: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(value, sort_keys=True))[:16]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
