@@ -38,15 +38,17 @@ PORT_HELP = "port of the MLflow UI on this machine"
 
 def open_ui(port: int) -> None:
     """Serve the MLflow UI over the project's own store; replaces this process."""
-    from dpgan.registry.tracking import tracking_uri
+    from dpgan.registry.store import usable_store
 
+    uri = usable_store(Path.cwd())
+    if uri.startswith("http"):
+        raise UserError(f"MLFLOW_TRACKING_URI={uri} is a server with a UI of its own: open that address in a browser")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise UserError(f"port {port} of 127.0.0.1: {error.strerror}; choose another: dpgan ui --port N") from None
-    uri = tracking_uri(Path.cwd())
     print(f"MLflow UI: http://127.0.0.1:{port}  (ctrl-c ends it)", flush=True)
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri,
                               "--host", "127.0.0.1", "--port", str(port)])  # fmt: skip

@@ -13,7 +13,7 @@ def tables(preset: str | None, commands: bool) -> None:
     """Print the paper's tables beside our runs of the dataset of params.yaml, in Markdown."""
     from dpgan.evaluation.tables import missing, render
     from dpgan.registry.runs import scored_runs
-    from dpgan.registry.tracking import tracking_uri
+    from dpgan.registry.store import tracking_uri
 
     dataset = load_card(load_params().dataset).name
     runs = scored_runs(Path.cwd(), dataset, preset)

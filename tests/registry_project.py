@@ -19,7 +19,8 @@ from dpgan.models.generators import DPGenerator
 from dpgan.registry.gate import Evaluation
 from dpgan.registry.packaging import Package
 from dpgan.registry.promote import Candidate, Promotion, promote
-from dpgan.registry.tracking import open_run, tracking_uri
+from dpgan.registry.store import tracking_uri
+from dpgan.registry.tracking import open_run
 from dpgan.registry.versions import Versions
 
 MODEL = "dpgan-toyscapes"

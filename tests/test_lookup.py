@@ -21,7 +21,8 @@ from dpgan.models.files import Network, save_network
 from dpgan.models.generators import Generator
 from dpgan.registry.lookup import find_generator
 from dpgan.registry.packaging import Package, generator_config, register
-from dpgan.registry.tracking import open_run, tracking_uri
+from dpgan.registry.store import tracking_uri
+from dpgan.registry.tracking import open_run
 from dpgan.training.checkpoint import save_state
 
 CARD = tiny_card()

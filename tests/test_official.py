@@ -208,7 +208,7 @@ def test_the_command_saves_and_registers(
     from mlflow import MlflowClient
 
     from dpgan.registry.packaging import load_files
-    from dpgan.registry.tracking import tracking_uri
+    from dpgan.registry.store import tracking_uri
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     subprocess.run(["git", "init", "-q"], check=True)

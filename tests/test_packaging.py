@@ -21,7 +21,8 @@ from dpgan.files import file_sha256
 from dpgan.labels import Card, ClassInfo, Layout
 from dpgan.models.generators import build_generator
 from dpgan.registry.packaging import Package, generator_config, load_files, register, using
-from dpgan.registry.tracking import open_run, tracking_uri
+from dpgan.registry.store import tracking_uri
+from dpgan.registry.tracking import open_run
 
 CARD = Card(
     name="x",

@@ -10,7 +10,9 @@ from mlflow import MlflowClient
 
 from dpgan.evaluation.tables import OURS, SPADE
 from dpgan.registry.runs import scored_runs
-from dpgan.registry.tracking import Tracker, open_run, tracking_uri
+from dpgan.registry.spool import Tracker
+from dpgan.registry.store import tracking_uri
+from dpgan.registry.tracking import open_run
 
 SETTINGS = {
     "preset": "toyscapes", "generator": "dp", "discriminator": "dp", "patch_at": "encoder", "feature_at": "decoder",
@@ -34,6 +36,7 @@ def train(root: Path, scores: bool, **changes: object) -> str:
                          "cost/oasis/ms": 99.0}, 100)  # fmt: skip
         (root / "scores.json").write_text(json.dumps({"intervals": {"best": {"fid_lite0": RECORD}}}))
         tracker.artifact(root / "scores.json", "evaluation")
+        assert tracker.replay()
     MlflowClient(tracking_uri(root)).set_terminated(run)
     return run
 

@@ -22,7 +22,8 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 from dpgan.errors import UserError
-from dpgan.registry.tracking import need_server, tracking_uri
+from dpgan.registry.store import database
+from dpgan.registry.tracking import open_store
 from dpgan.settings import unknown_name
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,8 @@ class Versions:
 
     @classmethod
     def of(cls, root: Path, dataset: str) -> Versions:
-        """Those of `dpgan-<dataset>`; UserError where the tracking server does not answer."""
-        uri = tracking_uri(root)
-        need_server(uri)
-        return cls(uri, f"dpgan-{dataset}")
+        """Those of `dpgan-<dataset>`; UserError if the store cannot be used."""
+        return cls(open_store(root), f"dpgan-{dataset}")
 
     @property
     def client(self) -> MlflowClient:
@@ -137,17 +136,16 @@ class Versions:
             yield self._finish_move()
 
     def _lock_path(self) -> Path:
-        local = self.uri.removeprefix("sqlite:///")
-        if local != self.uri:
-            path = Path(local).with_name(f"{self.model}.lock")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path
+        file = database(self.uri)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return file.with_name(f"{self.model}.lock")
         name = hashlib.sha256(f"{self.uri} {self.model}".encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"dpgan-{os.getuid()}-{name}.lock"
 
     def _registered(self) -> RegisteredModel | None:
-        local = self.uri.removeprefix("sqlite:///")
-        if local != self.uri and not Path(local).exists():
+        file = database(self.uri)
+        if file is not None and not file.exists():
             return None  # a client would make the database
         found = self.client.search_registered_models(f"name = '{self.model}'")
         return found[0] if found else None

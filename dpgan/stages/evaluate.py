@@ -48,7 +48,9 @@ def evaluate() -> None:
     from dpgan.evaluation.intervals import save_estimates
     from dpgan.evaluation.page import Curve
     from dpgan.evaluation.readings import of_real
-    from dpgan.registry.tracking import Tracker, history, server_is_up, tracking_uri
+    from dpgan.registry.spool import Tracker
+    from dpgan.registry.store import server_is_up, tracking_uri
+    from dpgan.registry.tracking import history
 
     _, card = setup()
     manifest = read_json(TRAINED / "manifest.json", "train")
@@ -94,7 +96,7 @@ def evaluate() -> None:
     brief = {name: {k: v for k, v in scores.items() if not k.startswith("iou_")} for name, scores in values.items()}
     finite = {f"finite_{name}": all_finite(generator) for name, generator in generators.items()}
     write_json(SCORES, {**size, **finite, **brief})
-    tracker = Tracker(tracking_uri(Path.cwd()), manifest["run_id"], Path("runs") / f"spool-{manifest['run_id']}")
+    tracker = Tracker.of(Path.cwd(), manifest["run_id"])
     tracker.metrics({f"eval/{name}/{k}": v for name, s in brief.items() for k, v in s.items()}, manifest["images"])
     for kind, cost in costs.items():  # supplement, table 5; no scores: a machine's clock is in them
         facts = {"m_parameters": cost.parameters / 1e6, "g_flops": cost.flops / 1e9, "ms": cost.latency_ms,
@@ -103,6 +105,7 @@ def evaluate() -> None:
     tracker.tags({"mlflow.note.content": markdown(brief)})
     for name in ("report.html", "contact_sheet.png", "scores.json", "estimates.safetensors"):
         tracker.artifact(EVALUATION / name, "evaluation")
+    tracker.replay()
     print_scores(brief)
 
 

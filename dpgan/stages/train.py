@@ -26,7 +26,8 @@ def train() -> None:
     from dpgan.data.staging import publish
     from dpgan.models.perceptual import check_vgg19
     from dpgan.registry.provenance import provenance, versions
-    from dpgan.registry.tracking import Tracker, open_run, tracking_uri
+    from dpgan.registry.spool import Tracker
+    from dpgan.registry.tracking import open_run
     from dpgan.training.build import Job
     from dpgan.training.launch import launch, resources, start_ray
 
@@ -63,7 +64,7 @@ def train() -> None:
         run_id=kept.read_text() if kept.exists() else None,
     )
     kept.write_text(run_id)
-    tracker = Tracker(tracking_uri(root), run_id, folder / "spool")
+    tracker = Tracker.of(root, run_id)
     tracker.artifact(need(VALIDATION, "validate"), "data")
     print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
     with _run_status(tracker.finish):
@@ -86,11 +87,10 @@ def train() -> None:
     best = {f"best_{key}": value for key, value in result["best"].items()}
     metrics = ("images", "images_per_s", "seconds", "restarts")
     write_json(TRAIN_SCORES, {**{key: result[key] for key in metrics}, **best})
-    if tracker.replay():
-        if params.run.keep_every:
-            with new_folder(folder.parent / "finished" / folder.name) as finished:  # can be forked, is not gone on with
-                (folder / "checkpoints").rename(finished / "checkpoints")
-        shutil.rmtree(folder)
+    if params.run.keep_every:
+        with new_folder(folder.parent / "finished" / folder.name) as finished:  # can be forked, is not resumed
+            (folder / "checkpoints").rename(finished / "checkpoints")
+    shutil.rmtree(folder)
 
 
 def _tell_start(job: Job) -> None:

@@ -18,7 +18,8 @@ import pytest
 from test_packaging import DP, tiny_package
 
 from dpgan.registry.packaging import register, using
-from dpgan.registry.tracking import open_run, tracking_uri
+from dpgan.registry.store import tracking_uri
+from dpgan.registry.tracking import open_run
 
 
 @pytest.fixture(scope="module")
