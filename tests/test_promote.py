@@ -1,14 +1,19 @@
 """Registering, refusing, promoting, rolling back; with a real registry."""
 
+import itertools
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from registry_project import BETTER, GOOD, MODEL, OTHER, Project, content, evaluation, interrupting, never
 
 from dpgan.errors import UserError
@@ -18,6 +23,7 @@ from dpgan.registry.gate import Evaluation
 from dpgan.registry.packaging import Package, register
 from dpgan.registry.promote import champion_version, promote, promote_by_hand, rollback
 from dpgan.registry.records import evaluation_of, recorded
+from dpgan.registry.versions import MovedError, Standing, Versions
 
 
 @pytest.fixture
@@ -239,6 +245,117 @@ def test_a_champion_moved_from_another_machine_is_not_overwritten(project: Proje
         project.promote(3, replace(BETTER, protocol=OTHER), someone_else)
     assert project.versions.aliases() == {"champion": 2, "challenger": 2}
     assert "verdict" not in project.tags(3)
+
+
+class Machine(threading.Thread):
+    """A machine that moves the champion, one writing call to the registry at a time."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.act, self.moved = act, False
+        self.waits, self.goes = threading.Semaphore(0), threading.Semaphore(0)
+        self.start()
+        self.waits.acquire()
+
+    def run(self) -> None:
+        self.before_a_call()
+        try:
+            self.act()
+        except MovedError:
+            self.moved = True
+        finally:
+            self.over = True
+            self.waits.release()
+
+    over = False
+
+    def before_a_call(self) -> None:
+        self.waits.release()
+        self.goes.acquire()
+
+    def calls(self, count: int) -> None:
+        """Lets it make so many calls, or come to its end."""
+        for _ in range(count):
+            if self.over:
+                return
+            self.goes.release()
+            self.waits.acquire()
+
+
+class Stepping(MlflowClient):
+    """A client of a Machine."""
+
+    def __getattribute__(self, name: str) -> Any:
+        machine = threading.current_thread()
+        if isinstance(machine, Machine) and name.startswith(("set_", "delete_", "log_")):
+            machine.before_a_call()
+        return super().__getattribute__(name)
+
+
+def test_of_moves_on_two_machines_each_verdict_is_true(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stops before any of its calls, B before any of its own, then A goes first: in every combination."""
+    for number in (1, 2, 3):
+        register(project.versions.uri, MODEL, project.run, content(number))
+    monkeypatch.setattr(versions, "MlflowClient", Stepping)
+    outcomes = set()
+    for first, second in itertools.product(range(6), range(1, 7)):
+        for number in (2, 3):
+            project.versions.tag(number, {"verdict": None})
+        for name, number in {"champion": 1, "previous": 1}.items():
+            project.client.set_registered_model_alias(MODEL, name, str(number))
+        before = project.versions.standing()  # both decide on it
+
+        def crown(number: int, before: Standing = before) -> Callable[[], None]:
+            aliases = {"previous": 1, "champion": number}
+            return lambda: project.versions.move("promote", before, aliases, {number: {"verdict": "promoted"}})
+
+        a, b = Machine(crown(2)), Machine(crown(3))
+        a.calls(first)
+        b.calls(second)
+        a.calls(100)
+        b.calls(100)
+        winner, loser = (3, 2) if a.moved else (2, 3)
+        assert (a.moved, b.moved) == (winner == 3, winner == 2), (first, second)
+        assert project.versions.aliases() == {"champion": winner, "previous": 1}, (first, second)
+        assert project.tags(winner)["verdict"] == "promoted"
+        assert "verdict" not in project.tags(loser), (first, second)
+        assert project.versions.standing().moves == before.moves + 1
+        outcomes.add(winner)
+    assert outcomes == {2, 3}
+
+
+def test_a_slow_machine_does_not_undo_a_later_move(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        register(project.versions.uri, MODEL, project.run, content(number))
+    monkeypatch.setattr(versions, "MlflowClient", Stepping)
+    for calls in range(2, 7):  # A has claimed its move
+        for name, number in {"champion": 1, "previous": 1}.items():
+            project.client.set_registered_model_alias(MODEL, name, str(number))
+        before = project.versions.standing()
+        a = Machine(partial(project.versions.move, "promote", before, {"previous": 1, "champion": 2}, {}))
+        a.calls(calls)
+        promote_by_hand(project.root, "toyscapes", "3", "on another machine")  # ends A's move first
+        a.calls(100)
+        assert not a.moved
+        assert project.versions.aliases() == {"champion": 3, "previous": 2}
+        assert project.versions.standing().moves == before.moves + 2
+
+
+def test_the_loser_of_two_promotions_has_no_verdict(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.promote(1, GOOD)
+    monkeypatch.setattr(versions, "MlflowClient", Stepping)
+    # Two machines: each has a lock of its own.
+    monkeypatch.setattr(Versions, "_lock_path", lambda _: project.root / f"{threading.current_thread().name}.lock")
+    b = Machine(partial(project.promote, 3, evaluation(fid=60)))
+    while "reasons" not in (project.tags(2) if project.count() > 1 else {}):  # B has decided
+        b.calls(1)
+    assert project.promote(2, evaluation(fid=85)).outcome == "promoted"
+    b.calls(100)
+    assert b.moved
+    assert project.versions.aliases() == {"champion": 3, "previous": 1}
+    assert not {"verdict", "reasons"} & project.tags(2).keys()
+    assert not project.versions.get(2).description
+    assert project.promote(3, evaluation(fid=60)).champion == 2, "run again, it is compared with the new champion"
 
 
 def _in_a_process(root: Path, run: str, seed: int, scores: Evaluation) -> None:

@@ -30,7 +30,7 @@ from dpgan.registry.records import (
     verdict_of,
 )
 from dpgan.registry.tracking import is_active
-from dpgan.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Versions
+from dpgan.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, MovedError, Standing, Versions
 
 _LONGEST_REASON = 1000
 
@@ -69,7 +69,7 @@ def promote(
     the version carries verdict, reasons, scores and a model card; with `gate.approval` it does not become champion
     but waits as challenger. Running it again after a crash at any point ends in the same state. Raises UserError
     where the tracking server does not answer, where the champion's scores cannot be had under the candidate's
-    protocol, or where someone on another machine moved the champion meanwhile.
+    protocol, and MovedError if someone on another machine moved the champion meanwhile.
     """
     versions = Versions.of(root, candidate.card.name)
     if not is_active(MlflowClient(versions.uri), candidate.run_id):
@@ -80,8 +80,8 @@ def promote(
     with versions.one_at_a_time():
         number = register(versions.uri, versions.model, candidate.run_id, candidate.content)
         record(versions, number, candidate.evaluation)
-        before = versions.aliases()
-        champion = before.get(CHAMPION)
+        before = versions.standing()
+        champion = before.champion
         if champion == number:
             word, verdict = verdict_of(versions.get(number)) or (PROMOTED, Verdict(True, ("crowned without the gate",)))
             return Promotion(versions.model, number, word, verdict.reasons, champion, standing=True)
@@ -92,7 +92,12 @@ def promote(
         versions.client.update_model_version(versions.model, str(number), text)
         versions.tag(number, {REASONS: json.dumps(verdict.reasons)})
         aliases = _crowned(number, before) if outcome == PROMOTED else {CHALLENGER: number}
-        versions.move("promote", before, aliases, {number: {VERDICT: outcome}})
+        try:
+            versions.move("promote", before, aliases, {number: {VERDICT: outcome}})
+        except MovedError:  # the verdict was about another champion
+            versions.client.update_model_version(versions.model, str(number), "")
+            versions.tag(number, {REASONS: None})
+            raise
         return Promotion(versions.model, number, outcome, verdict.reasons, versions.aliases().get(CHAMPION))
 
 
@@ -106,8 +111,8 @@ def promote_by_hand(root: Path, dataset: str, name: str, reason: str) -> int:
     versions = Versions.of(root, dataset)
     number = versions.find(name)
     with versions.one_at_a_time():
-        before = versions.aliases()
-        if before.get(CHAMPION) != number:
+        before = versions.standing()
+        if before.champion != number:
             tags: dict[str, str | None] = dict(zip(APPROVAL, (reason, getpass.getuser(), now()), strict=True))
             versions.move("by hand", before, _crowned(number, before), {number: {**tags, ROLLED_BACK: None}})
     return number
@@ -121,10 +126,10 @@ def rollback(root: Path, dataset: str) -> int:
     """
     versions = Versions.of(root, dataset)
     with versions.one_at_a_time() as resumed:
-        before = versions.aliases()
-        if resumed == "rollback":  # a second one would undo it
-            return before[CHAMPION]
-        previous, champion = before.get(PREVIOUS), before.get(CHAMPION)
+        before = versions.standing()
+        previous, champion = before.aliases.get(PREVIOUS), before.champion
+        if resumed == "rollback" and champion is not None:  # a second one would undo it
+            return champion
         if previous is None or champion is None:
             raise UserError(f"{versions.model} at {versions.uri}: no previous champion to go back to")
         marks: dict[int, dict[str, str | None]] = {champion: {ROLLED_BACK: now()}, previous: {ROLLED_BACK: None}}
@@ -137,11 +142,11 @@ def champion_version(root: Path, dataset: str) -> int | None:
     return Versions.of(root, dataset).aliases().get(CHAMPION)
 
 
-def _crowned(number: int, before: Mapping[str, int]) -> dict[str, int | None]:
+def _crowned(number: int, before: Standing) -> dict[str, int | None]:
     """The aliases with a new champion. It comes last: the one that it replaces can be reached at every moment."""
-    aliases: dict[str, int | None] = {CHALLENGER: None} if before.get(CHALLENGER) == number else {}
-    if CHAMPION in before:
-        aliases[PREVIOUS] = before[CHAMPION]
+    aliases: dict[str, int | None] = {CHALLENGER: None} if before.aliases.get(CHALLENGER) == number else {}
+    if before.champion is not None:
+        aliases[PREVIOUS] = before.champion
     return {**aliases, CHAMPION: number}
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,16 +21,33 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
 
 from dpgan.errors import UserError
 from dpgan.registry.store import database
-from dpgan.registry.tracking import open_store
+from dpgan.registry.tracking import is_active, open_store
 from dpgan.settings import unknown_name
 
 log = logging.getLogger(__name__)
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-_PENDING = "dpgan.pending_move"
+_MOVES = "dpgan.moves"  # tag of the registered model: how many moves were made
+
+
+class MovedError(UserError):
+    """Somebody else moved the champion after a decision was made; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Versions by alias, and the number of moves that led there."""
+
+    aliases: Mapping[str, int]
+    moves: int
+
+    @property
+    def champion(self) -> int | None:
+        return self.aliases.get(CHAMPION)
 
 
 @dataclass(frozen=True)
@@ -56,8 +74,15 @@ class Versions:
 
     def aliases(self) -> dict[str, int]:
         """Versions by alias."""
+        return dict(self.standing().aliases)
+
+    def standing(self) -> Standing:
+        """Aliases and moves as they are now."""
         found = self._registered()
-        return {} if found is None else {name: int(version) for name, version in found.aliases.items()}
+        if found is None:
+            return Standing({}, 0)
+        aliases = {name: int(version) for name, version in found.aliases.items()}
+        return Standing(aliases, int(found.tags.get(_MOVES, 0)))
 
     def get(self, number: int) -> ModelVersion:
         return self.client.get_model_version(self.model, str(number))
@@ -81,44 +106,76 @@ class Versions:
     def move(
         self,
         why: str,
-        before: Mapping[str, int],
+        before: Standing,
         aliases: Mapping[str, int | None],
         tags: Mapping[int, Mapping[str, str | None]],
     ) -> None:
         """Moves aliases and sets the tags that go with it as one step, which the next command ends after a crash.
 
-        before: the aliases that the decision was made on. None takes an alias or a tag away. Raises UserError where
-        another machine has moved the champion since.
+        before: what the decision was made on. None takes an alias or a tag away. Raises MovedError, and changes
+        nothing, if somebody else has moved the champion since.
         """
-        # MLflow has no compare-and-swap: look before, and verify after.
-        if self.aliases().get(CHAMPION) != before.get(CHAMPION):
+        if self.standing().champion != before.champion:  # by hand, in MLflow's UI
             raise self._moved()
-        step = {"why": why, "before": before.get(CHAMPION), "aliases": aliases, "tags": tags}
-        self.client.set_registered_model_tag(self.model, _PENDING, json.dumps(step))
-        self._finish_move()
+        step = {"id": uuid.uuid4().hex, "why": why, "before": before.champion, "aliases": aliases, "tags": tags}
+        number = before.moves + 1
+        if not self._claim(number, json.dumps(step, ensure_ascii=False)):
+            raise self._moved()
+        self._finish_moves()
+        after = self.standing()
+        if after.moves == number and any(after.aliases.get(name) != version for name, version in aliases.items()):
+            raise self._moved()
 
-    def _finish_move(self) -> str | None:
-        """Ends a move that was begun, by this process or by one that died in it; its `why`, None without one."""
+    def _finish_moves(self) -> str | None:
+        """Ends the moves that were claimed, by this process or by one that died in it or is slower.
+
+        The `why` of the last one, None without one. Each can be done twice, and the next one is always done after it,
+        so machines that do this at once end with the same aliases.
+        """
+        why, journal = None, self._journal()
+        number = self.standing().moves + 1
+        while journal is not None and (step := self._claimed(journal, number)) is not None:
+            why = str(step["why"])
+            aliases: dict[str, int | None] = step["aliases"]
+            # Neither before nor after the step: somebody has set the alias by hand since, and keeps it.
+            if self.standing().champion in (step["before"], aliases.get(CHAMPION, step["before"])):
+                for version, tags in step["tags"].items():
+                    self.tag(int(version), tags)
+                for name, target in aliases.items():
+                    if target is None:
+                        self.client.delete_registered_model_alias(self.model, name)
+                    else:
+                        self.client.set_registered_model_alias(self.model, name, str(target))
+            self.client.set_registered_model_tag(self.model, _MOVES, str(number))
+            number += 1
+        return why
+
+    def _claim(self, number: int, step: str) -> bool:
+        """Whether `step` is the move with this number. MLflow has no compare-and-swap, but writes a param once."""
+        journal = self._journal()
+        if journal is None:
+            raise UserError(f"{self.model} at {self.uri}: the runs of its versions are deleted; restore one in the UI")
+        run_id, prefix = journal
+        try:
+            self.client.log_param(run_id, f"{prefix}{number}", step)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE" or self._claimed(journal, number) is None:
+                raise
+        return self._claimed(journal, number) == json.loads(step)
+
+    def _claimed(self, journal: tuple[str, str], number: int) -> dict[str, Any] | None:
+        """The move with this number, None if there is none yet."""
+        run_id, prefix = journal
+        text = self.client.get_run(run_id).data.params.get(f"{prefix}{number}")
+        return None if text is None else dict(json.loads(text))
+
+    def _journal(self) -> tuple[str, str] | None:
+        """Run and prefix of the params that hold the moves: the run of the oldest version, which all machines find.
+        The prefix names the registered model by its birth: one of the same name starts anew."""
         found = self._registered()
-        if found is None or _PENDING not in found.tags:
-            return None
-        step: dict[str, Any] = json.loads(found.tags[_PENDING])
-        aliases: dict[str, int | None] = step["aliases"]
-        if self.aliases().get(CHAMPION) not in (step["before"], aliases.get(CHAMPION, step["before"])):
-            self.client.delete_registered_model_tag(self.model, _PENDING)
-            raise self._moved()
-        for number, tags in step["tags"].items():
-            self.tag(int(number), tags)
-        for name, version in aliases.items():
-            if version is None:
-                self.client.delete_registered_model_alias(self.model, name)
-            else:
-                self.client.set_registered_model_alias(self.model, name, str(version))
-        now = self.aliases()
-        self.client.delete_registered_model_tag(self.model, _PENDING)
-        if any(now.get(name) != version for name, version in aliases.items()):
-            raise self._moved()
-        return str(step["why"])
+        runs = [version.run_id for version in reversed(self.all())]
+        run_id = next((run_id for run_id in runs if is_active(self.client, run_id)), None)
+        return None if found is None or run_id is None else (run_id, f"dpgan.move.{found.creation_timestamp}.")
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[str | None]:
@@ -133,7 +190,7 @@ class Versions:
             except BlockingIOError:
                 log.warning("%s: waiting for another promotion to end", self.model)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            yield self._finish_move()
+            yield self._finish_moves()
 
     def _lock_path(self) -> Path:
         file = database(self.uri)
@@ -150,5 +207,5 @@ class Versions:
         found = self.client.search_registered_models(f"name = '{self.model}'")
         return found[0] if found else None
 
-    def _moved(self) -> UserError:
-        return UserError(f"{self.model}: another promotion moved the champion meanwhile; run this again")
+    def _moved(self) -> MovedError:
+        return MovedError(f"{self.model}: another promotion moved the champion meanwhile; run this again")
