@@ -102,7 +102,7 @@ def _under_one_protocol(versions: Versions, a: int, b: int, score_missing: bool)
     for number in sorted(of, key=lambda n: max((brief.at for brief in of[n].values()), default="")):
         kept = evaluation_of(versions, number, key) if key else None
         if kept is None:
-            kept = score(load_files(versions.uri, versions.model, number), f"version {number}")
+            kept = score(load_files(versions.uri, versions.model, number), f"version {number}", "registry")
             record(versions, number, kept)
         found[number], key = kept, kept.key
     return found[a], found[b]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Literal
+
+# What a line may begin with. A word each: `flows` reads the lines as "word done/total rest".
+Stage = Literal["render", "check", "index", "prepare", "judge", "train", "read", "evaluate", "promote", "registry"]
 
 
 def _clock(seconds: float) -> str:
@@ -13,11 +17,12 @@ def _clock(seconds: float) -> str:
 class Progress:
     """Prints `stage  done/total unit  rate  left  note`: in place on a terminal, a line every few seconds elsewhere.
 
-    The rate counts from the first call, so neither a start-up nor what an earlier run had done goes into it.
+    The first call always prints. The rate counts from it, so neither a start-up nor what an earlier run had done goes
+    into it. `subject`: what the units belong to, at the end of every line.
     """
 
-    def __init__(self, stage: str, unit: str = "images") -> None:
-        self.stage, self.unit = stage, unit
+    def __init__(self, stage: Stage, unit: str = "images", subject: str = "") -> None:
+        self.stage, self.unit, self.subject = stage, unit, subject
         self.first: tuple[int, float] | None = None
         self.terminal = sys.stdout.isatty()
         self.every = 0.5 if self.terminal else 10.0
@@ -27,7 +32,7 @@ class Progress:
         now = time.monotonic()
         starts = self.first is None
         self.first = self.first or (done, now)
-        if done < total and now - self.printed < self.every and not (starts and note):
+        if done < total and now - self.printed < self.every and not starts:
             return
         self.printed = now
         rate = (done - self.first[0]) / max(now - self.first[1], 1e-6)
@@ -39,6 +44,6 @@ class Progress:
         elif rate:
             facts.append(f"{_clock((total - done) / rate)} left")
         facts.append(f"loss {note:.3f}" if isinstance(note, float) else note)
-        text = "  ".join(facts)
+        text = "  ".join(fact for fact in (*facts, self.subject) if fact)
         end = "\n" if done >= total or not self.terminal else ""
         print(f"\r\033[K{text}" if self.terminal else text, end=end, flush=True)

@@ -95,7 +95,7 @@ def score(
 
 def _of_generator(found: Found, name: str, evaluator: Evaluator, protocol: Mapping[str, Any]) -> tuple[Subject, Scores]:
     generator = found.generator.to(evaluator.device)
-    scores = evaluator.generator(generator, Progress("evaluate"), name)
+    scores = evaluator.generator(generator, Progress("evaluate", subject=name), name)
     facts = {**found.facts, **protocol_facts(protocol, evaluator.device)}
     summary = f"noise seeds {', '.join(map(str, evaluator.seeds))}; {name}."
     return Subject("model", summary, evaluator.painter(generator), noises(generator), facts), scores
@@ -104,7 +104,7 @@ def _of_generator(found: Found, name: str, evaluator: Evaluator, protocol: Mappi
 def _of_images(
     pixels: np.ndarray, name: str, evaluator: Evaluator, protocol: Mapping[str, Any]
 ) -> tuple[Subject, Scores]:
-    scores = evaluator.images(pixels, Progress("evaluate"), name)
+    scores = evaluator.images(pixels, Progress("evaluate", subject=name), name)
     facts = {"images": name, **protocol_facts(protocol, evaluator.device)}
     return Subject("model", f"the images in {name}.", lambda chosen, _: pixels[chosen], 1, facts), scores
 

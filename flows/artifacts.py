@@ -23,7 +23,7 @@ from prefect.artifacts import (
 from dpgan.registry.tracking import run_url
 from dpgan.stages import EVALUATION, PROMOTION, SCORES, TRAINED, VALIDATION
 
-_PROGRESS = re.compile(r"^(\w+) +(\d+)/(\d+) (.*)$")  # dpgan.progress
+PROGRESS = re.compile(r"^(\w+) +(\d+)/(\d+) (.*)$")  # dpgan.progress
 _RUN = re.compile(r"MLflow run (\w+)$")  # dpgan.stages.train
 
 
@@ -36,7 +36,7 @@ class Progress:
         self.linked = False  # to its MLflow run
 
     def __call__(self, line: str) -> None:
-        if found := _PROGRESS.match(line):
+        if found := PROGRESS.match(line):
             done, total = int(found[2]), int(found[3])
             percent = 100.0 * done / max(total, 1)
             if self.shown is None:

@@ -60,7 +60,7 @@ def evaluate() -> None:
     same = manifest["best"]["images"] == manifest["images"]  # the last one is the best one
     for name in ("best",) if same else ("last", "best"):
         weights = str(TRAINED / f"{name}.safetensors")
-        report = Progress(f"eval {name}")
+        report = Progress("evaluate", subject=f"the candidate {name!r}")
         sets[name] = evaluator.generator(generators[name], report, weights, further=name == "best")
     if same:
         sets["last"] = sets["best"]

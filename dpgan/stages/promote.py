@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dpgan.config import need
 from dpgan.errors import UserError
 from dpgan.files import write_json
-from dpgan.progress import Progress
+from dpgan.progress import Progress, Stage
 from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, TRAINED, read_json, setup
 from dpgan.stages.evaluate import make_evaluator, trained_settings
 
@@ -38,7 +38,7 @@ def promote() -> None:
 
     def rescore(package: Package) -> Evaluation:
         print("promote   scoring the champion again: judge, data or settings have changed", flush=True)
-        found = score(package, "the champion")
+        found = score(package, "the champion", "promote")
         if found.protocol != scored["protocol"]:
             raise UserError(
                 f"{EVALUATION}: scored with another judge, data or settings than there are now; `dvc repro evaluate` "
@@ -76,12 +76,15 @@ def promote() -> None:
         print(f"          {reason}")
 
 
-def score(package: Package, whose: str) -> Evaluation:
-    """The scores of a registered generator under the present judge, data and settings; `whose` names it in errors."""
+def score(package: Package, whose: str, stage: Stage) -> Evaluation:
+    """The scores of a registered generator under the present judge, data and settings.
+
+    `whose` names it in progress and errors, `stage` begins the lines of progress.
+    """
     from dpgan.evaluation.evaluate import all_finite
     from dpgan.registry.gate import Evaluation
 
     generator = package.generator()
     evaluator, protocol = make_evaluator()
-    scores = evaluator.generator(generator.to(evaluator.device), Progress(whose), whose)
+    scores = evaluator.generator(generator.to(evaluator.device), Progress(stage, subject=whose), whose)
     return Evaluation(scores, all_finite(generator), protocol)
