@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -20,6 +21,7 @@ from dpgan.errors import UserError
 from dpgan.files import file_sha256
 from dpgan.labels import Card, ClassInfo, Layout
 from dpgan.models.generators import build_generator
+from dpgan.registry import packaging
 from dpgan.registry.packaging import Package, generator_config, load_files, register, using
 from dpgan.registry.store import tracking_uri
 from dpgan.registry.tracking import open_run
@@ -131,24 +133,30 @@ def test_loaded_files_are_those_that_were_registered(uri: str) -> None:
     assert load_files(uri, "dpgan-x", 2).digest == tiny_package(SPADE).digest
 
 
+FILES = ["artifacts/receipt.json", "artifacts/generator.safetensors", "artifacts/report.html", "serving.py", "MLmodel",
+         "code/dpgan_generator/layers.py", "requirements.txt"]  # fmt: skip
+
+
 def test_the_tag_signs_the_receipt_and_the_receipt_the_files(uri: str, tmp_path: Path) -> None:
     with using(uri):
-        folder = Path(mlflow.artifacts.download_artifacts("models:/dpgan-x/1", dst_path=str(tmp_path))) / "artifacts"
+        folder = Path(mlflow.artifacts.download_artifacts("models:/dpgan-x/1", dst_path=str(tmp_path)))
     signature = MlflowClient(uri).get_model_version("dpgan-x", "1").tags["receipt_sha256"]
-    assert file_sha256(folder / "receipt.json") == signature
-    receipt = json.loads((folder / "receipt.json").read_text())
-    assert receipt.items() >= FACTS.items()
-    assert receipt["sha256"] == {
-        name: file_sha256(folder / name) for name in ("generator.safetensors", "config.json", "report.html")
-    }
+    receipt = folder / "artifacts/receipt.json"
+    assert file_sha256(receipt) == signature
+    content = json.loads(receipt.read_text())
+    assert content.items() >= FACTS.items()
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    assert files.keys() >= {*FILES, "artifacts/config.json"}
+    assert files.keys() - content["sha256"].keys() == {"artifacts/receipt.json", "registered_model_meta"}
+    assert content["sha256"] == {name: file_sha256(files[name]) for name in content["sha256"]}
 
 
-@pytest.mark.parametrize("name", ["receipt.json", "generator.safetensors", "report.html"])
+@pytest.mark.parametrize("name", FILES)
 def test_files_that_were_altered_are_refused(uri: str, name: str) -> None:
-    path = next(artifacts(uri, 1).rglob(name))
+    path = artifacts(uri, 1) / name
     content = path.read_bytes()
     try:
-        path.write_bytes(content + b" ")
+        path.write_bytes(content + b"\n")
         with pytest.raises(UserError, match=f"dpgan-x version 1: changed since it was registered: {name};"):
             load_files(uri, "dpgan-x", 1)
         path.unlink()
@@ -157,6 +165,63 @@ def test_files_that_were_altered_are_refused(uri: str, name: str) -> None:
     finally:
         path.write_bytes(content)
     load_files(uri, "dpgan-x", 1)
+
+
+def test_an_additional_file_is_refused(uri: str) -> None:
+    """Code of a name that the model imports would run in its place."""
+    path = artifacts(uri, 1) / "code/safetensors.py"
+    path.touch()
+    try:
+        with pytest.raises(UserError, match=r"changed since it was registered: code/safetensors\.py;"):
+            load_files(uri, "dpgan-x", 1)
+    finally:
+        path.unlink()
+
+
+def test_files_that_are_gone_are_named(uri: str) -> None:
+    folder = artifacts(uri, 1)
+    folder.rename(folder.with_name("away"))
+    try:
+        with pytest.raises(UserError, match=f"dpgan-x version 1: its files are not in .*{folder.name}"):
+            load_files(uri, "dpgan-x", 1)
+    finally:
+        folder.with_name("away").rename(folder)
+
+
+def test_a_consumer_can_check_before_any_of_it_runs(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of docs/handoff.md, as they stand there."""
+    (check,) = re.findall(r"```python\n(import hashlib.*?)```", (ROOT / "docs/handoff.md").read_text(), re.DOTALL)
+    check = check.replace("dpgan-toyscapes", "dpgan-x")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    made: dict[str, Any] = {}
+    for attempt, name in enumerate([None, "serving.py", "artifacts/receipt.json"]):
+        (tmp_path / str(attempt)).mkdir()
+        monkeypatch.chdir(tmp_path / str(attempt))
+        if name is None:
+            exec(check, made)
+            assert made["model"].predict(np.full((32, 32), 7, np.uint8)).shape == (32, 32, 3)
+            continue
+        path = artifacts(uri, 1) / name
+        content = path.read_bytes()
+        try:
+            path.write_bytes(content + b"\nraise AssertionError('it ran')\n")
+            with pytest.raises(SystemExit, match="altered"):
+                exec(check, {})
+        finally:
+            path.write_bytes(content)
+
+
+def test_versions_from_before_the_whole_receipt_are_checked_as_then(uri: str, tmp_path: Path) -> None:
+    with using(uri):
+        folder = Path(mlflow.artifacts.download_artifacts("models:/dpgan-x/1", dst_path=str(tmp_path)))
+    receipt = folder / "artifacts/receipt.json"
+    content = json.loads(receipt.read_text())
+    content["sha256"] = {Path(name).name: sha for name, sha in content["sha256"].items() if "artifacts/" in name}
+    receipt.write_text(json.dumps(content))
+    tags = {"receipt_sha256": file_sha256(receipt)}
+    assert packaging._altered(folder, tags) == []
+    (folder / "artifacts/config.json").write_text("{}")
+    assert packaging._altered(folder, tags) == ["artifacts/config.json"]
 
 
 def test_a_version_from_before_the_receipts_has_its_digest(uri: str) -> None:

@@ -125,7 +125,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[None]:
 
 
 def test_killed_while_registering_it_is_registered_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    for at in (1, 2, 3):  # the model, the logged model, the version
+    for at in range(1, 7):  # the model, the logged model, its files, its tag, its run's output, the version
         with killed(monkeypatch, at), pytest.raises(KeyboardInterrupt):
             project.promote(1, GOOD)
         assert project.versions.aliases() == {}

@@ -20,21 +20,21 @@ import numpy as np
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import DataType, ParamSchema, ParamSpec
 from mlflow.types.schema import Object, Property
 
 import dpgan.models
-from dpgan.errors import UserError
+from dpgan.errors import UserError, some
 from dpgan.files import file_sha256
 from dpgan.labels import Card
 from dpgan.models.generators import Generator, build_generator
 
 _SERVING = Path(__file__).with_name("serving.py")
 _REQUIREMENTS = ("torch", "numpy", "safetensors", "mlflow")
-_WEIGHTS, _CONFIG, _RECEIPT = "generator.safetensors", "config.json", "receipt.json"
+_WEIGHTS, _CONFIG, _RECEIPT = "generator.safetensors", "config.json", "artifacts/receipt.json"
 _DIGEST, _SIGNATURE = "digest", "receipt_sha256"  # tags of logged models and of versions
 _URI = "MLFLOW_TRACKING_URI"
 
@@ -43,7 +43,7 @@ _URI = "MLFLOW_TRACKING_URI"
 class Package:
     """What a model is made of. `weights` is the state dict of the generator that is served (the EMA).
 
-    `facts` say how it came to be; with the hashes of the other files they are its receipt. `files` lie beside it.
+    `facts` say how it came to be; with the hashes of all files they are its receipt. `files` are stored with it.
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -115,48 +115,61 @@ def package(uri: str, run_id: str, content: Package) -> LoggedModel:
         if model.status == LoggedModelStatus.READY:
             return model
     with using(uri), tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        known = [str(i) for i, index in enumerate(content.config["id_table"]) if index >= 0]
-        seeds = Object([Property(label, DataType.long, required=False) for label in known])
-        artifacts = _write_artifacts(folder, content)
-        # Made first: `log` alone would put the model into the default experiment, below the current folder.
+        # Made first: MLflow alone would put the model into the default experiment, below the current folder.
         model = client.create_logged_model(
-            experiment,
-            name="model",
-            source_run_id=run_id,
-            tags={_DIGEST: content.digest, _SIGNATURE: file_sha256(folder / _RECEIPT)},
+            experiment, name="model", source_run_id=run_id, tags={_DIGEST: content.digest}
         )
-        Model.log(
-            artifact_path=None,  # its old name, which the signature still asks for
-            model_id=model.model_id,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            python_model=str(_SERVING),
-            model_config={"precision": "fp32"},
-            artifacts=artifacts,
-            code_paths=[str(_generator_code(folder))],
-            pip_requirements=[f"{needed}=={version(needed)}" for needed in _REQUIREMENTS],
-            # No input schema: a tensor spec would fix the rank, and one map is as good as a batch.
-            input_example=(np.full(content.config["size"], int(known[0]), np.uint8), {"seed": 0}),
-            signature=ModelSignature(
-                params=ParamSchema([ParamSpec("seed", "long", np.int64(0)), ParamSpec("noise", seeds, {})])
-            ),
-        )
-    return model
+        folder = _write_model(Path(name), content, Model(run_id=run_id, model_id=model.model_id))
+        signature = _write_receipt(folder, content)
+        client.log_model_artifacts(model.model_id, str(folder))
+        client.set_logged_model_tags(model.model_id, {_SIGNATURE: signature})
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def _write_artifacts(folder: Path, content: Package) -> dict[str, str]:
-    """Writes the files of the model, the receipt last, which holds the hashes of the others; paths by name."""
-    (folder / _WEIGHTS).write_bytes(content.weights_bytes)
-    (folder / _CONFIG).write_bytes(content.config_bytes)
-    paths = [folder / _WEIGHTS, folder / _CONFIG, *content.files]
+def _write_model(aside: Path, content: Package, identity: Model) -> Path:
+    """The folder of the MLflow model, all but its receipt, made in `aside`."""
+    weights, config, folder = aside / _WEIGHTS, aside / _CONFIG, aside / "model"
+    weights.write_bytes(content.weights_bytes)
+    config.write_bytes(content.config_bytes)
+    known = [str(i) for i, index in enumerate(content.config["id_table"]) if index >= 0]
+    seeds = Object([Property(label, DataType.long, required=False) for label in known])
+    mlflow.pyfunc.save_model(
+        str(folder),
+        mlflow_model=identity,
+        python_model=str(_SERVING),
+        model_config={"precision": "fp32"},
+        artifacts={path.stem: str(path) for path in (weights, config, *content.files)},
+        code_paths=[str(_generator_code(aside))],
+        pip_requirements=[f"{needed}=={version(needed)}" for needed in _REQUIREMENTS],
+        # No input schema: a tensor spec would fix the rank, and one map is as good as a batch.
+        input_example=(np.full(content.config["size"], int(known[0]), np.uint8), {"seed": 0}),
+        signature=ModelSignature(
+            params=ParamSchema([ParamSpec("seed", "long", np.int64(0)), ParamSpec("noise", seeds, {})])
+        ),
+    )
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    return folder
+
+
+def _write_receipt(folder: Path, content: Package) -> str:
+    """Writes the receipt of the model in `folder`, with the hashes of all its files; the receipt's own hash."""
     receipt = {
         **content.facts,
         "verdict": "in the tags `verdict` and `reasons` of the model version",
-        "sha256": {path.name: file_sha256(path) for path in paths},
+        "sha256": _hashes(folder),
     }
-    (folder / _RECEIPT).write_text(json.dumps(receipt, sort_keys=True, indent=1) + "\n")
-    return {path.stem: str(path) for path in [*paths, folder / _RECEIPT]}
+    path = folder / _RECEIPT
+    path.write_text(json.dumps(receipt, sort_keys=True, indent=1) + "\n")
+    return file_sha256(path)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a model, by its path in the folder; but for the receipt, and for a note that MLflow adds
+    when it downloads a version."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: file_sha256(path) for name, path in files.items() if name not in (_RECEIPT, "registered_model_meta")}
 
 
 def _generator_code(folder: Path) -> Path:
@@ -189,29 +202,41 @@ def register(uri: str, name: str, run_id: str, content: Package) -> int:
 
 
 def load_files(uri: str, name: str, number: int) -> Package:
-    """Weights, config and receipt of a registered version. UserError where they are not what was registered."""
-    tags = MlflowClient(uri).get_model_version(name, str(number)).tags
-    with using(uri), tempfile.TemporaryDirectory() as folder:
-        local = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)) / "artifacts"
-        altered = _altered(local, tags)
+    """Weights, config and receipt of a registered version. UserError if they are not what was registered, or gone."""
+    client = MlflowClient(uri)
+    tags = client.get_model_version(name, str(number)).tags
+    with using(uri), tempfile.TemporaryDirectory() as local:
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=local))
+        if not _hashes(folder):  # MLflow downloads what is not there as an empty folder
+            where = client.get_model_version_download_uri(name, str(number))
+            raise UserError(
+                f"{name} version {number}: its files are not in {where}; restore that folder from a backup, or go back "
+                "to another version"
+            )
+        altered = _altered(folder, tags)
         if altered:
             raise UserError(
-                f"{name} version {number}: changed since it was registered: {', '.join(altered)}; do not use this "
+                f"{name} version {number}: changed since it was registered: {some(altered)}; do not use this "
                 "version: go back to another one, or register it again from its run"
             )
-        weights, config = safetensors.torch.load_file(local / _WEIGHTS), json.loads((local / _CONFIG).read_bytes())
-        receipt = json.loads((local / _RECEIPT).read_bytes()) if _SIGNATURE in tags else {}
-    return Package(weights, config, receipt)
+        weights, config = folder / "artifacts" / _WEIGHTS, folder / "artifacts" / _CONFIG
+        receipt = json.loads((folder / _RECEIPT).read_bytes()) if _SIGNATURE in tags else {}
+        return Package(safetensors.torch.load_file(weights), json.loads(config.read_bytes()), receipt)
 
 
 def _altered(folder: Path, tags: Mapping[str, str]) -> list[str]:
-    """Names of the artifacts that are missing or not those that were registered: the tag signs the receipt, and the
-    receipt the other files. Versions from before there were receipts have the digest alone."""
+    """Files of a model that are missing, additional, or not those that were registered: the tag signs the receipt, and
+    the receipt all other files. In older versions it signs the artifacts alone, and the oldest have only a digest."""
+    found = _hashes(folder)
     if _SIGNATURE not in tags:
-        content = b"".join((folder / name).read_bytes() for name in (_WEIGHTS, _CONFIG))
+        files = [folder / "artifacts" / name for name in (_WEIGHTS, _CONFIG)]
+        content = b"".join(path.read_bytes() for path in files if path.is_file())
         return [] if hashlib.sha256(content).hexdigest() == tags[_DIGEST] else [_WEIGHTS, _CONFIG]
-
-    def differ(hashes: Mapping[str, str]) -> list[str]:
-        return [n for n, sha in hashes.items() if not (folder / n).is_file() or file_sha256(folder / n) != sha]
-
-    return differ({_RECEIPT: tags[_SIGNATURE]}) or differ(json.loads((folder / _RECEIPT).read_bytes())["sha256"])
+    receipt = folder / _RECEIPT
+    if not receipt.is_file() or file_sha256(receipt) != tags[_SIGNATURE]:
+        return [_RECEIPT]
+    signed: dict[str, str] = json.loads(receipt.read_bytes())["sha256"]
+    if "MLmodel" not in signed:
+        signed = {f"artifacts/{name}": sha for name, sha in signed.items()}
+        found = {name: sha for name, sha in found.items() if name in signed}
+    return sorted(name for name in found.keys() | signed.keys() if found.get(name) != signed.get(name))
