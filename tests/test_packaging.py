@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.types import ParamSchema, ParamSpec
 
 from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
@@ -298,7 +299,7 @@ def test_labels_and_seeds_that_there_are_not_are_refused(model: Any, params: dic
         model.predict(np.full((32, 32), 7, np.uint8), params=params)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (31, 33), (2, 1, 40)])
+@pytest.mark.parametrize("shape", [(1, 1), (31, 33), (1, 40), (2, 8, 40)])
 def test_any_size_is_painted(model: Any, shape: tuple[int, ...]) -> None:
     photo = model.predict(np.full(shape, 2, np.uint8), params={"seed": -(2**63), "noise": {"2": 2**63 - 1}})
     assert (photo.shape, photo.dtype) == ((*shape, 3), np.uint8)
@@ -328,9 +329,54 @@ def test_unknown_ids_are_listed_with_counts(model: Any, labels: np.ndarray) -> N
         model.predict(np.array([[-1, 300, 7]]))
 
 
+def test_messages_are_short_whatever_is_sent(model: Any) -> None:
+    """A million unknown ids, labels and parameters, and a seed of a million digits."""
+    ids = np.arange(1000 * 1000).reshape(1000, 1000) + 1000
+    with pytest.raises(MlflowException, match=r"1004 \(1 pixels\) and 999995 more; x knows: 2, 7, 255$"):
+        model.predict(ids)
+    road, many = np.full((8, 8), 7, np.uint8), {str(i): 1 for i in range(1000, 10**5)}
+    for params in ({"noise": many}, many, {"seed": 10**4000}, {"s" * 10**6: 1}):
+        with pytest.raises(MlflowException) as error:
+            model.predict(road, params=params)
+        assert len(str(error.value)) < 1200
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"sead": 1}, "unknown parameter 'sead'; did you mean 'seed'?; known: noise, seed"),
+        ({"seed": 1, "foo": 1}, "unknown parameter 'foo'; known: noise, seed"),
+    ],
+)
+def test_unknown_parameters_are_refused(model: Any, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(MlflowException, match=re.escape(message)):
+        model.predict(np.full((32, 32), 7, np.uint8), params=params)
+
+
+def test_other_models_of_the_process_keep_mlflows_rule(model: Any) -> None:
+    assert model.predict(np.full((32, 32), 7, np.uint8)).shape == (32, 32, 3)  # ours is loaded
+    theirs = ParamSchema([ParamSpec("temperature", "double", 1.0)])
+    assert mlflow.pyfunc._enforce_params_schema({"temperature": 2.0, "foo": 1}, theirs) == {"temperature": 2.0}
+
+
+COLOURS = r"a label map in colours, .*; give ids \[H, W\] or \[B, H, W\]"
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
-    [((32, 32), np.float32, "not float32"), ((32,), np.uint8, r"not \[32\]"), ((0, 4), np.uint8, "not")],
+    [
+        ((32, 32), np.float32, "not float32"),
+        ((32,), np.uint8, r"not \[32\]"),
+        ((0, 4), np.float64, "there are no labels; give ids"),
+        ((0,), np.float64, "there are no labels; give ids"),
+        ((64, 128, 3), np.uint8, COLOURS),
+        ((64, 128, 4), np.uint8, COLOURS),
+        ((2, 64, 128, 3), np.uint8, COLOURS),
+        ((2, 2, 64, 128), np.uint8, r"the shape \[H, W\] or \[B, H, W\]"),
+        ((64, 128, 2), np.uint8, r"maps of 8x8 pixels at least, not \[64, 128, 2\]"),
+        ((1, 1025, 2048), np.uint8, "2099200 pixels, and a request may have 2097152; send fewer or smaller maps"),
+        ((17, 256, 512), np.uint8, "2228224 pixels"),
+    ],
 )
 def test_other_types_and_ranks_are_refused(model: Any, shape: tuple[int, ...], dtype: type, message: str) -> None:
     with pytest.raises(MlflowException, match=message):

@@ -1,11 +1,13 @@
 """The packaged generator: label maps in, photos out.
 
 This file is copied into the model (MLflow's models-from-code) and must not import `dpgan`: the generator's
-code travels beside it as the package `dpgan_generator`.
+code travels with it as the package `dpgan_generator`.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,11 @@ import torch
 from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file
 
+MAX_PIXELS = 2**21  # of a request: one map of 1024x2048, which takes 7.8 GB at the paper's widths in fp32
 _MULTIPLE = 32  # the generator halves its input five times
+_SMALLEST = 8  # side of the maps of a batch; smaller ones are a mistake in the axes
+_SHOWN, _LONGEST = 5, 1000  # unknown ids in a message; characters of a message
+_PARAMS = {"seed", "noise"}
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -35,6 +41,7 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
         if precision not in _PRECISIONS:
             raise _refusal(f"precision must be one of {', '.join(_PRECISIONS)}, not {precision!r}")
 
+        _refuse_unknown_params()
         self.config = json.loads(Path(context.artifacts["config"]).read_text())
         self.id_table = np.array(self.config["id_table"], dtype=np.int16)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,9 +53,9 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
         """Raw label ids [H, W] or [B, H, W] of an integer type -> RGB uint8 [H, W, 3] or [B, H, W, 3].
 
         `params["seed"]` draws the noise, and `params["noise"]`, label id -> seed, another one for the regions of
-        those labels. Nothing else does: a map gives the same photo alone and in any batch.
-        Raises MlflowException, which the scoring server answers as status 400, for another type or rank, and for ids
-        and seeds that there are not; labels of `noise` that the dataset does not have are refused by the signature.
+        those labels. Nothing else does: a map gives the same photo alone and in any batch. The maps of a batch are
+        painted one by one. Raises MlflowException, which the scoring server answers as status 400, for another type or
+        rank, for more than MAX_PIXELS pixels, for unknown ids, labels and parameters, and for what is no seed.
         """
         ids = self._checked(model_input)
         params = params or {}
@@ -58,21 +65,36 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
             seeds[int(label)] = _seed(f"noise of label {label}", other)
         if ids.ndim == 2:
             return self._paint(ids, seeds)
-        return np.stack([self._paint(one, seeds) for one in ids])
+        photos = np.empty((*ids.shape, 3), np.uint8)
+        for one, photo in zip(ids, photos, strict=True):
+            photo[:] = self._paint(one, seeds)
+        return photos
 
     def _checked(self, model_input: np.ndarray) -> np.ndarray:
         """The raw ids as an array, each known to the dataset."""
         ids = np.asarray(model_input)  # the scoring server passes lists
+        if ids.size == 0:
+            raise _refusal("there are no labels; give ids [H, W] or [B, H, W]")
+        if ids.ndim in (3, 4) and ids.shape[-1] in (3, 4):
+            raise _refusal(f"a label map in colours, {list(ids.shape)}; give ids [H, W] or [B, H, W]")
         if ids.dtype.kind not in "ui":
             raise _refusal(f"labels must be integers (uint8 raw ids), not {ids.dtype}")
-        if ids.ndim not in (2, 3) or 0 in ids.shape:
+        if ids.ndim not in (2, 3):
             raise _refusal(f"labels must have the shape [H, W] or [B, H, W], not {list(ids.shape)}")
-        known = np.flatnonzero(self.id_table >= 0)
-        found, counts = np.unique(ids, return_counts=True)
-        unknown = [f"{i} ({n} pixels)" for i, n in zip(found, counts, strict=True) if i not in known]
-        if unknown:
+        if ids.ndim == 3 and min(ids.shape[1:]) < _SMALLEST:
             raise _refusal(
-                f"unknown label ids: {', '.join(unknown)}; "
+                f"a batch [B, H, W] has maps of {_SMALLEST}x{_SMALLEST} pixels at least, not {list(ids.shape)}"
+            )
+        if ids.size > MAX_PIXELS:
+            raise _refusal(f"{ids.size} pixels, and a request may have {MAX_PIXELS}; send fewer or smaller maps")
+        known = np.flatnonzero(self.id_table >= 0)
+        wrong = ids[~np.isin(ids, known)]
+        if wrong.size:
+            found, counts = np.unique(wrong, return_counts=True)
+            named = [f"{i} ({n} pixels)" for i, n in zip(found[:_SHOWN], counts[:_SHOWN], strict=True)]
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            raise _refusal(
+                f"unknown label ids: {', '.join(named)}{more}; "
                 f"{self.config['dataset']} knows: {', '.join(str(i) for i in known)}"
             )
         return ids
@@ -97,8 +119,36 @@ class LabelsToPhoto(mlflow.pyfunc.PythonModel):
 
 
 def _refusal(message: str) -> MlflowException:
-    """MLflow's error for what the caller can mend."""
-    return MlflowException.invalid_parameter_value(message)
+    """MLflow's error for what the caller can fix, of bounded length: it may quote the request."""
+    short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+    return MlflowException.invalid_parameter_value(short)
+
+
+def _refuse_unknown_params() -> None:
+    """Makes MLflow refuse params of this model that it would ignore with a warning (`sead` would paint seed 0).
+
+    It drops them before `predict` sees them, so its check is wrapped, for models with these params alone.
+    """
+    enforce = getattr(mlflow.pyfunc, "_enforce_params_schema", None)  # private: another MLflow may have none
+    if enforce is None or hasattr(enforce, "refuses_unknown"):
+        return
+
+    @functools.wraps(enforce)
+    def check(params: Any, schema: Any) -> Any:
+        if schema is None or {spec.name for spec in schema.params} != _PARAMS or not isinstance(params, dict):
+            return enforce(params, schema)
+        for name in params:
+            if name not in _PARAMS:
+                near = difflib.get_close_matches(str(name)[:_LONGEST], _PARAMS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise _refusal(f"unknown parameter {str(name)[:50]!r}{hint}; known: {', '.join(sorted(_PARAMS))}")
+        try:
+            return enforce(params, schema)
+        except MlflowException as error:
+            raise _refusal(error.message) from None
+
+    check.refuses_unknown = True  # type: ignore[attr-defined]
+    mlflow.pyfunc._enforce_params_schema = check
 
 
 def _seed(name: str, value: Any) -> int:

@@ -100,6 +100,9 @@ def test_it_paints_what_the_model_paints_in_this_process(uri: str, server: httpx
         ({"inputs": [7]}, "labels must have the shape"),
         ({"inputs": [[7]], "params": {"noise": {"9": 1}}}, "not defined in the schema found: {'9'}"),
         ({"inputs": [[7]], "params": {"seed": 1.5}}, "seed"),
+        ({"inputs": [[7]], "params": {"sead": 1}}, "did you mean 'seed'?"),
+        ({"inputs": []}, "there are no labels"),
+        ({"inputs": [[[7, 7, 7]] * 8] * 8}, "a label map in colours"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(server: httpx.Client, body: object, message: str) -> None:
