@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from dpgan.config import load_params
 from dpgan.errors import UserError
+from dpgan.identities import is_of_measure
 from dpgan.labels import load_card
 from dpgan.stages.promote import score
 
@@ -70,13 +71,13 @@ def rollback() -> None:
 
 def compare(ours: str, theirs: str, score_missing: bool) -> None:
     """Compare two versions on the same label maps: better, worse, or cannot tell, score by score."""
-    from dpgan.evaluation.intervals import compare_scores
+    from dpgan.evaluation.intervals import CERTAIN, compare_scores
 
     versions = _versions()
     first, second = versions.find(ours), versions.find(theirs)
     mine, other = _under_one_protocol(versions, first, second, score_missing)
     a, b = f"version {first}", f"version {second}"
-    table = _table("score", a, b, "difference", "95% interval", f"{a} is")
+    table = _table("score", a, b, "difference", f"{CERTAIN:.0%} interval", f"{a} is")
     for name, c in compare_scores(mine.scores, other.scores).items():
         values = f"{mine.scores[name].value:.2f}", f"{other.scores[name].value:.2f}", f"{c.difference:+.2f}"
         style = {"better": "green", "worse": "red"}.get(c.verdict)
@@ -85,12 +86,16 @@ def compare(ours: str, theirs: str, score_missing: bool) -> None:
 
 
 def _under_one_protocol(versions: Versions, a: int, b: int, score_missing: bool) -> tuple[Evaluation, Evaluation]:
-    """Their evaluations under the newest protocol that both have; under the present one where that is asked for."""
+    """Their evaluations under the newest protocol that both have; under the present one if that is asked for.
+
+    What another version of the measure scored is not read.
+    """
+    from dpgan.evaluation.evaluate import MEASURE
     from dpgan.registry.packaging import load_files
     from dpgan.registry.records import evaluation_of, record, recorded
 
     of = {number: recorded(versions.get(number)) for number in (a, b)}
-    key = next((key for key in of[a] if key in of[b]), None)
+    key = next((k for k, brief in of[a].items() if k in of[b] and is_of_measure(brief.protocol, MEASURE)), None)
     if key is None and not score_missing:
         told = "; ".join(f"version {n}: {', '.join(map(_told, found.values())) or 'none'}" for n, found in of.items())
         raise UserError(
@@ -109,8 +114,11 @@ def _under_one_protocol(versions: Versions, a: int, b: int, score_missing: bool)
 
 
 def _told(brief: Recorded) -> str:
+    from dpgan.evaluation.evaluate import MEASURE
+
     p = brief.protocol
-    return f"{p['features']} and judge {p['judge']} {p['judge_sha256'][:8]} on data {p['data_hash'][:8]}"
+    by = "" if is_of_measure(p, MEASURE) else " by another version of dpgan"
+    return f"{p['features']} and judge {p['judge']} {p['judge_sha256'][:8]} on data {p['data_hash'][:8]}{by}"
 
 
 def _maps(evaluation: Evaluation) -> int:

@@ -192,8 +192,14 @@ class EvaluateSettings(Model):
     inception_weights: str | None = Field(
         default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
     )
-    kid_subsets: int = Field(default=100, ge=1)
-    kid_subset_size: int = Field(default=100, ge=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kid_is_of_whole_sets(cls, given: Any) -> Any:
+        gone = sorted({"kid_subsets", "kid_subset_size"} & given.keys()) if isinstance(given, dict) else []
+        if gone:
+            raise ValueError(f"{' and '.join(gone)}: no longer a setting, KID is of all images; delete it")
+        return given
 
     @model_validator(mode="after")
     def _lpips_compares(self) -> EvaluateSettings:

@@ -57,17 +57,42 @@ def judge(path: Path) -> str:
 
 
 def protocol(
-    *, features: str, features_sha256: str, judge: str, judge_sha256: str, data_hash: str, settings: Mapping[str, Any]
+    *,
+    measure: int,
+    features: str,
+    features_sha256: str,
+    judge: str,
+    judge_sha256: str,
+    data_hash: str,
+    evaluated: Mapping[int, str],
+    void: Iterable[int],
+    objects: Mapping[str, Any] | None,
+    noise_seed: int,
+    noise_seeds: int,
 ) -> dict[str, Any]:
-    """What a score depends on except the generator: two scores compare only if this is equal."""
+    """What a score depends on except the generator: two scores compare only if this is equal. JSON can hold it.
+
+    measure: version of the code that scores. evaluated: names of the classes that count, by class index. void: class
+    indices that a judge does not read. objects: which crops are scored too, None if none are. noise_seed: the first.
+    """
     return {
+        "measure": measure,
         "features": features,
         "features_sha256": features_sha256,
         "judge": judge,
         "judge_sha256": judge_sha256,
         "data_hash": data_hash,
-        **settings,
+        "evaluated": [[index, name] for index, name in evaluated.items()],
+        "void": list(void),
+        "objects": objects,
+        "noise_seed": noise_seed,
+        "noise_seeds": noise_seeds,
     }
+
+
+def is_of_measure(protocol: Mapping[str, Any], measure: int) -> bool:
+    """Whether scores were computed by this version of the code that scores; records of dpgan before it had none."""
+    return protocol.get("measure") == measure
 
 
 def protocol_key(protocol: Mapping[str, Any]) -> str:

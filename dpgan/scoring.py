@@ -110,6 +110,7 @@ def _of_images(
 
 
 def _comparison(compared: Mapping[str, Comparison], rival: str) -> Table:
+    from dpgan.evaluation.intervals import CERTAIN
     from dpgan.evaluation.page import Table, number
 
     rows = [
@@ -117,8 +118,8 @@ def _comparison(compared: Mapping[str, Comparison], rival: str) -> Table:
         for key, c in compared.items()
         if "/" not in key
     ]
-    note = "Paired: on the same label maps. A verdict is given where the 95% interval leaves out 0."
-    return Table(f"Against {rival}", ["", "difference", "95% interval", "the model is"], rows, note)
+    note = f"Paired: on the same label maps. A verdict is given where the {CERTAIN:.0%} interval leaves out 0."
+    return Table(f"Against {rival}", ["", "difference", f"{CERTAIN:.0%} interval", "the model is"], rows, note)
 
 
 def _card(dataset: str | None) -> Card:

@@ -14,7 +14,8 @@ from conftest import tiny_card
 from mlflow import MlflowClient
 
 from dpgan.config import GateSettings
-from dpgan.evaluation.intervals import RESAMPLES, Estimate
+from dpgan.evaluation.evaluate import MEASURE
+from dpgan.evaluation.intervals import Estimate
 from dpgan.models.generators import DPGenerator
 from dpgan.registry.gate import Evaluation
 from dpgan.registry.packaging import Package
@@ -24,16 +25,24 @@ from dpgan.registry.tracking import open_run
 from dpgan.registry.versions import Versions
 
 MODEL = "dpgan-toyscapes"
-PROTOCOL = {"features": "lite0", "judge": "trained", "judge_sha256": "ab" * 32, "data_hash": "cd" * 32,
-            "noise_seed": 0, "noise_seeds": 1}  # fmt: skip
+PROTOCOL = {
+    "measure": MEASURE, "features": "lite0", "features_sha256": "12" * 32, "judge": "trained",
+    "judge_sha256": "ab" * 32, "data_hash": "cd" * 32, "evaluated": [[0, "road"], [1, "bus"]], "void": [],
+    "objects": None, "noise_seed": 0, "noise_seeds": 1,
+}  # fmt: skip
 OTHER = {**PROTOCOL, "data_hash": "ef" * 32}
+# As dpgan wrote it before protocols named the measure and the classes.
+EARLIER = {
+    "features": "lite0", "features_sha256": "12" * 32, "judge": "trained", "judge_sha256": "ab" * 32,
+    "data_hash": "cd" * 32, "noise_seed": 0, "noise_seeds": 1, "kid_subsets": 100, "kid_subset_size": 100,
+}  # fmt: skip
 
 
 def estimate(value: float, n: int = 40) -> Estimate:
-    """Of two such estimates the difference has an interval of about +-2.8 around it, far less than either's own."""
-    shared = np.random.default_rng(1).normal(scale=20, size=RESAMPLES)
-    own = np.random.default_rng(int(1000 * value) if math.isfinite(value) else 0).normal(size=RESAMPLES)
-    return Estimate(value, value + shared + own - own.mean(), n)
+    """Of two such estimates the difference has an interval of about +-3.5 around it, far less than either's own."""
+    shared = np.random.default_rng(1).normal(scale=20, size=n)
+    own = np.random.default_rng(int(1000 * value) if math.isfinite(value) else 0).normal(size=n)
+    return Estimate(value, (shared + own) / n**0.5, n)
 
 
 def evaluation(
@@ -71,7 +80,8 @@ class Project:
         self.versions = Versions.of(root, "toyscapes")
 
     def candidate(self, seed: int, scores: Evaluation) -> Candidate:
-        floor = replace(FLOOR, protocol=scores.protocol)
+        read = {name: score for name, score in FLOOR.scores.items() if name in scores.scores}
+        floor = replace(FLOOR, scores=read, protocol=scores.protocol)
         facts = {"git.commit": "c0ffee", "git.dirty": "true", "dataset_hash": "da", "data_hash": "db"}
         return Candidate(tiny_card(), self.run, content(seed), scores, floor, CEILING, facts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from coarse import Coarse
 from conftest import tiny_card
 from PIL import Image
 
-from dpgan.config import EvaluateSettings
+from dpgan.config import EvaluateSettings, load_params
 from dpgan.data.prepare import Split, open_prepared
 from dpgan.errors import UserError
 from dpgan.evaluation import evaluate
@@ -196,13 +197,16 @@ def test_photos_are_looked_at_once(
     assert len(sources) == 3  # other data
 
 
-def test_the_protocol_tells_noise_seeds_apart() -> None:
-    one, several, elsewhere = (
-        protocol(Coarse(), "trained", "judge", "data", EvaluateSettings(**settings))
-        for settings in ({}, {"noise_seeds": 5}, {"batch": 3, "resolutions": [2]})
-    )
-    assert one != several
-    assert one == elsewhere
+def test_subsets_of_kid_are_no_longer_a_setting(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("dataset: toyscapes\nraw: raw\nevaluate: {kid_subsets: 10}\n")
+    with pytest.raises(UserError, match="evaluate: kid_subsets: no longer a setting, KID is of all images; delete it"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_the_protocol_is_as_json_keeps_it() -> None:
+    """What a record holds is compared with it."""
+    found = protocol(Coarse(), "trained", "judge", "data", EvaluateSettings(objects=True), tiny_card())
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_the_contact_sheet_shows_three_columns(evaluator: Evaluator, generator: Generator, tmp_path: Path) -> None:

@@ -20,16 +20,16 @@ def test_the_first_champion_must_beat_the_floor_beyond_doubt() -> None:
     verdict = ask(CHAMPION, None)
     assert verdict.passed
     assert verdict.reasons[:2] == ("the weights are all finite", "every score is there")
-    assert verdict.reasons[2].startswith("fid_lite0 100 is better than the floor's 200 (-100, 95% interval -10")
-    assert verdict.reasons[4].startswith("miou_trained 30 is better than the floor's 10 (+20, 95% interval +1")
+    assert verdict.reasons[2].startswith("fid_lite0 100 is better than the floor's 200 (-100, 97% interval -10")
+    assert verdict.reasons[4].startswith("miou_trained 30 is better than the floor's 10 (+20, 97% interval +1")
 
 
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
-        ({"fid": 199}, "fid_lite0 199 cannot be told from the floor's 200 (-1, 95% interval -3"),
+        ({"fid": 199}, "fid_lite0 199 cannot be told from the floor's 200 (-1, 97% interval -4"),
         ({"fid": 210}, "fid_lite0 210 is worse than the floor's 200"),
-        ({"miou": 11}, "miou_trained 11 cannot be told from the floor's 10 (+1, 95% interval -1"),
+        ({"miou": 11}, "miou_trained 11 cannot be told from the floor's 10 (+1, 97% interval -2"),
         ({"kid": 450}, "kid_lite0 450 is worse than the floor's 400"),
     ],
 )
@@ -69,7 +69,7 @@ def test_two_that_cannot_be_told_apart_do_not_take_each_others_place() -> None:
         verdict = ask(ours, theirs)
         assert not verdict.passed
         assert "cannot be told from" in verdict.reasons[0]
-        assert "95% interval" in verdict.reasons[0]
+        assert "97% interval" in verdict.reasons[0]
 
 
 def test_no_class_is_given_up_for_a_better_fid() -> None:
@@ -78,7 +78,7 @@ def test_no_class_is_given_up_for_a_better_fid() -> None:
     verdict = ask(lost, champion, tolerance=10)
     assert not verdict.passed
     (reason,) = verdict.reasons
-    assert reason.startswith("the IoU of classes is below the champion's by more than 10: bus (-15, 95% interval -1")
+    assert reason.startswith("the IoU of classes is below the champion's by more than 10: bus (-15, 97% interval -1")
     assert "car" not in reason
     assert ask(lost, champion, tolerance=15).passed, "15 is not exceeded beyond doubt"
     assert not ask(lost, champion, tolerance=0).passed

@@ -19,7 +19,7 @@ from dpgan import identities
 from dpgan.config import EvaluateSettings, RunSettings, TrainSettings
 from dpgan.data.facts import dataset_hash
 from dpgan.data.prepare import _digest
-from dpgan.evaluation import reference
+from dpgan.evaluation import evaluate, objects, reference
 from dpgan.evaluation.evaluate import protocol
 from dpgan.evaluation.reference import References
 from dpgan.labels import Card, ClassInfo, load_card
@@ -60,8 +60,8 @@ def computed(given: dict[str, Any], folder: Path, patch: pytest.MonkeyPatch) -> 
     (folder / "judge").write_text(given["judge"]["file"])
     patch.setattr(reference, "file_sha256", lambda _: given["extractor"]["code"])
     settings = TrainSettings(**given["train"]).model_dump(mode="json")
-    judge, evaluate = identities.judge(folder / "judge"), EvaluateSettings(**given["evaluate"])
-    scored = protocol(extractor, given["judge"]["name"], judge, data_hash, evaluate)
+    judge, scoring = identities.judge(folder / "judge"), EvaluateSettings(**given["evaluate"])
+    scored = protocol(extractor, given["judge"]["name"], judge, data_hash, scoring, card)
     return {
         "raw": dataset_hash(frame),
         "prepared": data_hash,
@@ -93,11 +93,11 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "card.other_editions": ({"*.gif": "old"}, {"run"}),
     "card.toyscapes": ({"train": 9, "val": 9, "size": (32, 32)}, {"run"}),
     "class.id": (200, DATA),
-    "class.name": ("other", {"run"}),
+    "class.name": ("other", {"protocol", "run"}),
     "class.color": ((1, 2, 3), {"run"}),
-    "class.evaluate": (None, {"run"}),
+    "class.evaluate": (None, {"protocol", "run"}),
     "class.thing": (None, {"run"}),
-    "class.void": (None, {"run"}),
+    "class.void": (None, {"protocol", "run"}),
     "extractor.name": ("inception", SCORES),
     "extractor.digest": ("other weights", SCORES),
     "extractor.code": ("other code", {"features"}),
@@ -108,11 +108,9 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "judge.file": ("other weights", {"protocol"}),
     "evaluate.noise_seed": (1, {"protocol"}),
     "evaluate.noise_seeds": (3, {"protocol"}),
-    "evaluate.kid_subsets": (10, {"protocol"}),
-    "evaluate.kid_subset_size": (10, {"protocol"}),
     "evaluate.resolutions": ((2,), set()),  # further scores, whose names say so
     "evaluate.lpips": ("weights", set()),
-    "evaluate.objects": (True, set()),
+    "evaluate.objects": (True, {"protocol"}),
     "evaluate.batch": (3, set()),  # rounding
     "evaluate.inception_weights": ("file", set()),  # its digest is the extractor's
     "params.seed": (1, {"run"}),
@@ -179,14 +177,33 @@ def test_an_input_changes_its_identities_only(name: str, tmp_path: Path, monkeyp
     (group, field), (value, expected) = name.split("."), CHANGES[name]
     if group == "class":
         # A class that is evaluated and a void one: a flag is turned around.
-        number = next(i for i, row in enumerate(after["card"]["classes"]) if row["void"] == (field == "void"))
-        row = after["card"]["classes"][number]
+        row = next(row for row in after["card"]["classes"] if row["void" if field == "void" else "evaluate"])
         row[field] = not row[field] if value is None else value
     else:
         assert after[group][field] != value
         after[group][field] = value
     old, new = (computed(given, tmp_path, monkeypatch) for given in (before, after))
     assert {key for key in old if old[key] != new[key]} == expected
+
+
+def test_what_is_countable_matters_where_objects_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = inputs()
+    before["evaluate"]["objects"] = True
+    after = copy.deepcopy(before)
+    after["card"]["classes"][0]["thing"] = not after["card"]["classes"][0]["thing"]
+    old, new = (computed(given, tmp_path, monkeypatch) for given in (before, after))
+    assert {key for key in old if old[key] != new[key]} == {"protocol", "run"}
+
+
+def test_a_changed_measure_is_another_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((evaluate, "MEASURE"), (objects, "LEAST")):
+        given = inputs()
+        given["evaluate"]["objects"] = True
+        before = computed(given, tmp_path, monkeypatch)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, 99)
+            new = computed(given, tmp_path, patch)
+        assert {key for key in new if before[key] != new[key]} == {"protocol"}
 
 
 def test_identities_are_the_same_everywhere() -> None:

@@ -150,18 +150,18 @@ def test_scores_are_those_of_the_crops_and_few_have_none() -> None:
     objects = Objects(np.arange(9) // 2, np.zeros((9, 4), int), pixels, 256 * 512, "pieces")
     assert objects.counts() == {"all": 9, "large": 1, "medium": 3, "small": 5}
     fakes = np.stack([fake + 1, other + 1])
-    found = object_scores(real, fakes, objects, 5, "lite0", subsets=3, subset_size=4)
+    found = object_scores(real, fakes, objects, 5, "lite0")
     scored = ("all", "medium", "small")
     assert set(found) == {f"{kind}_lite0_objects_{name}" for kind in ("fid", "kid") for name in scored}
     medium, small = found["fid_lite0_objects_medium"], found["kid_lite0_objects_small"]
     assert medium.value == pytest.approx(np.mean([fid(real[1:4], y[1:4]) for y in fakes]))
-    assert small.value == pytest.approx(np.mean([kid(real[4:], y[4:], 3, 4)[0] for y in fakes]))
+    assert small.value == pytest.approx(np.mean([kid(real[4:], y[4:]) for y in fakes]))
     assert (medium.n, small.n, small.seeds) == (3, 5, 2)
     low, high = medium.interval
     assert low < medium.value < high
 
 
-def test_intervals_resample_images_with_all_their_objects() -> None:
+def test_intervals_leave_out_images_with_all_their_objects() -> None:
     """Objects of one image resemble each other: ten of each of 20 images say less than 200 of 200 images."""
     generator = np.random.default_rng(0)
     own = generator.normal(size=(20, 6)).repeat(10, axis=0)
@@ -171,7 +171,7 @@ def test_intervals_resample_images_with_all_their_objects() -> None:
     def width(image: np.ndarray) -> float:
         objects = Objects(image, box, pixels, 256 * 512, "pieces")
         images = int(image.max()) + 1
-        low, high = object_scores(real, fake, objects, images, "x", 1, 10)["fid_x_objects_all"].interval
+        low, high = object_scores(real, fake, objects, images, "x")["fid_x_objects_all"].interval
         return high - low
 
     assert width(np.arange(20).repeat(10)) > 1.5 * width(np.arange(200))
@@ -182,5 +182,5 @@ def test_no_object_at_all() -> None:
     objects = find_objects(data, CARD)
     features = crop_features(Means(), data, objects, batch=2)
     assert features.shape == (0, 6)
-    assert object_scores(features, features[None], objects, 2, "means", 3, 4) == {}
+    assert object_scores(features, features[None], objects, 2, "means") == {}
     assert objects.counts() == dict.fromkeys(GROUPS, 0)

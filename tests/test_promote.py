@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from registry_project import BETTER, GOOD, MODEL, OTHER, Project, content, evaluation, interrupting, never
+from registry_project import BETTER, GOOD, MODEL, OTHER, PROTOCOL, Project, content, evaluation, interrupting, never
 
 from dpgan.errors import UserError
 from dpgan.registry import packaging, records, versions
@@ -97,7 +97,16 @@ def test_a_champion_of_another_protocol_is_scored_again_once(project: Project) -
     kept = evaluation_of(project.versions, 1, replace(GOOD, protocol=OTHER).key)
     assert kept is not None
     assert kept.scores["fid_lite0"].value == 50
-    assert (kept.scores["fid_lite0"].replicates == evaluation(fid=50).scores["fid_lite0"].replicates).all()
+    assert (kept.scores["fid_lite0"].parts == evaluation(fid=50).scores["fid_lite0"].parts).all()
+
+
+def test_fewer_evaluated_classes_score_the_champion_again(project: Project) -> None:
+    """Before, protocols were equal, and every candidate lacked the score of the class for ever."""
+    project.promote(1, GOOD)
+    roads = {**PROTOCOL, "evaluated": [[0, "road"]]}
+    candidate = evaluation(fid=80, classes={"road": 90.0}, protocol=roads)
+    again = evaluation(classes={"road": 90.0}, protocol=roads)
+    assert project.promote(2, candidate, lambda _: again).outcome == "promoted"
 
 
 def test_scores_that_are_gone_or_altered_are_not_used(project: Project) -> None:

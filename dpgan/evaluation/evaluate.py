@@ -27,18 +27,22 @@ from dpgan.errors import UserError
 from dpgan.evaluation.baselines import class_mean_colors
 from dpgan.evaluation.diversity import diversity
 from dpgan.evaluation.features import FeatureExtractor
-from dpgan.evaluation.fid import fid, fid_contributions, kid, kid_contributions
+from dpgan.evaluation.fid import fid, fid_contributions, kid_with_contributions
 from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
 from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
-from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores
+from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores, which_objects
 from dpgan.evaluation.readings import TRUTH, measures, right
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
 from dpgan.labels import Card
 from dpgan.models.generators import Generator
 from dpgan.models.generators.blocks import LATENT_STRIDE
+
+# Version of all that computes a score: painting and its noise, extractors, judges, formulas, intervals. Raise it with
+# every change by which the same generator scores differently; `tests/test_golden_scores.py` notices most of them.
+MEASURE = 2
 
 Scores = dict[str, Estimate]
 # Images of label maps with these numbers in the validation split, under a noise seed: -> uint8 [n, H, W, 3].
@@ -200,24 +204,18 @@ class Evaluator:
 
     def _distances(self, real: np.ndarray, measured: Measured) -> Scores:
         """FID and KID of each seed's features against `real`."""
-        s, name, n = self.settings, self.extractor.name, measured.features.shape[1]
+        name, n = self.extractor.name, measured.features.shape[1]
         return {
             f"fid_{name}": of_sums(
-                [fid(real, fakes) for fakes in measured.features],
-                [fid_contributions(real, fakes) for fakes in measured.features],
-                n,
+                [(fid(real, fakes), fid_contributions(real, fakes)) for fakes in measured.features], n
             ),
-            f"kid_{name}": of_sums(
-                [kid(real, fakes, s.kid_subsets, s.kid_subset_size)[0] for fakes in measured.features],
-                [kid_contributions(real, fakes) for fakes in measured.features],
-                n,
-            ),
+            f"kid_{name}": of_sums([kid_with_contributions(real, fakes) for fakes in measured.features], n),
         }
 
     def _mean(self, by_label_map: np.ndarray) -> Estimate:
         """The mean of what all noises together give for each label map, [N]."""
         mean = float(by_label_map.mean())
-        return replace(of_sums([mean], [(by_label_map - mean,)], len(by_label_map)), seeds=len(self.seeds))
+        return replace(of_sums([(mean, (by_label_map - mean,))], len(by_label_map)), seeds=len(self.seeds))
 
     @cached_property
     def objects(self) -> Objects:
@@ -228,13 +226,13 @@ class Evaluator:
         """FID and KID of the objects in the images of `source` by their size, where the settings ask for them."""
         if not self.settings.objects:
             return {}
-        s, e, objects = self.settings, self.extractor, self.objects
+        e, objects = self.extractor, self.objects
         real = self.references.features(
             e, {"objects": objects.digest},
             lambda: measure_crops(CropObserver(photos, (0,), e, objects), self._jobs(self.val.images), self.workers)[0],
         )  # fmt: skip
         fakes = measure_crops(CropObserver(source, seeds, e, objects), jobs, self.workers)
-        return object_scores(real, fakes, objects, len(self.val.ids), e.name, s.kid_subsets, s.kid_subset_size)
+        return object_scores(real, fakes, objects, len(self.val.ids), e.name)
 
     def _readings(self, measured: Measured) -> Scores:
         """What the judge read. UserError where there was nothing to read."""
@@ -243,7 +241,7 @@ class Evaluator:
                 f"data/{self.card.name}/dataset.yaml: the validation label maps have no pixel of a class with "
                 "`evaluate: true`, so mIoU has nothing to measure; mark classes that they hold, or take another split"
             )
-        found = {name: of_tables(measured.tables, m) for name, m in measures(self.judge.name, self.card).items()}
+        found = of_tables(measured.tables, measures(self.judge.name, self.card))
         # A class that is neither there nor predicted has no IoU.
         return {name: score for name, score in found.items() if "/" not in name or np.isfinite(score.value)}
 
@@ -258,14 +256,19 @@ def all_finite(generator: Generator) -> bool:
 
 
 def protocol(
-    extractor: FeatureExtractor, judge: str, judge_sha256: str, data_hash: str, settings: EvaluateSettings
+    extractor: FeatureExtractor, judge: str, judge_sha256: str, data_hash: str, settings: EvaluateSettings, card: Card
 ) -> dict[str, Any]:
-    """What a score depends on beside the generator: two scores compare only where this is equal."""
+    """What a score depends on except the generator (`identities.protocol`)."""
     return identities.protocol(
+        measure=MEASURE,
         features=extractor.name,
         features_sha256=extractor.digest,
         judge=judge,
         judge_sha256=judge_sha256,
         data_hash=data_hash,
-        settings=settings.model_dump(exclude={"inception_weights", "batch", "resolutions", "lpips", "objects"}),
+        evaluated={int(index): card.classes[index].name for index in card.evaluated},
+        void=np.flatnonzero(card.void).tolist(),
+        objects=which_objects(card) if settings.objects else None,
+        noise_seed=settings.noise_seed,
+        noise_seeds=settings.noise_seeds,
     )

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import numpy as np
 
+_ROWS_AT_ONCE = 4096  # of features: no other copy of a large set is made
 
-def _factors(x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Q and R, [N, K] and [K, D], K = min(N, D), with QR the centred rows of x [N, D]; Q None where it is the identity.
 
-    R^T R / (N-1) is the covariance.
-    """
-    centred = x - x.mean(axis=0)
-    return (None, centred) if len(x) <= x.shape[1] else np.linalg.qr(centred)
+def _blocks(rows: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _root(x: np.ndarray) -> np.ndarray:
+    """R [K, D], K = min(N, D): R^T R / (N-1) is the covariance of x [N, D]. The centred rows of x if N <= D."""
+    mean = x.mean(axis=0)
+    if len(x) <= x.shape[1]:
+        return np.asarray(x - mean)
+    root = np.empty((0, x.shape[1]))
+    for rows in _blocks(len(x), _ROWS_AT_ONCE):
+        root = np.asarray(np.linalg.qr(np.concatenate([root, x[rows] - mean]), mode="r"))
+    return root
 
 
 def fid(x: np.ndarray, y: np.ndarray) -> float:
@@ -24,12 +32,12 @@ def fid(x: np.ndarray, y: np.ndarray) -> float:
     N, M >= 2. The last trace is the sum of the singular values of Ry Rx^T for any roots S = R^T R:
     exact also for singular covariances (N <= D), where a matrix square root loses half its digits.
 
-    FID falls with N on the same distribution: compare only scores of the same N. NaN where a feature is not finite.
+    FID falls with N on the same distribution: compare only scores of the same N. NaN if a feature is not finite.
     """
-    x, y = x.astype(np.float64), y.astype(np.float64)
+    x, y = (np.asarray(z, dtype=np.float64) for z in (x, y))
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return float("nan")  # numpy's singular values would raise
-    root_x, root_y = (_factors(z)[1] / np.sqrt(len(z) - 1) for z in (x, y))
+    root_x, root_y = (_root(z) / np.sqrt(len(z) - 1) for z in (x, y))
     mean = x.mean(axis=0) - y.mean(axis=0)
     cross = np.linalg.svd(root_y @ root_x.T, compute_uv=False).sum()
     # A squared distance: below zero is rounding.
@@ -43,62 +51,86 @@ def fid_contributions(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndar
     the infinitesimal jackknife (Efron, 1982, chapter 6). The derivative of the last trace with respect to Sx is the
     optimal transport T from one Gaussian to the other, halved; x_i^T T x_i is on the diagonal of |Ry Rx^T|.
     """
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    (q_x, r_x), (q_y, r_y) = _factors(x), _factors(y)
-    scale = np.sqrt(len(x) * len(y))
-    u, s, v = np.linalg.svd(r_y @ r_x.T / scale, full_matrices=False)
-    left, right = ((basis if q is None else q @ basis) for q, basis in ((q_y, u), (q_x, v.T)))
+    x, y = (np.asarray(z, dtype=np.float64) for z in (x, y))
+    root_x, root_y = _root(x), _root(y)
+    u, s, v = np.linalg.svd(root_y @ root_x.T / np.sqrt(len(x) * len(y)), full_matrices=False)
     mean = x.mean(axis=0) - y.mean(axis=0)
-    sides = ((x, mean, right), (y, -mean, left))
-    raw = [
-        2 * (z - z.mean(axis=0)) @ direction + ((z - z.mean(axis=0)) ** 2).sum(axis=1) - len(z) * basis**2 @ s
-        for z, direction, basis in sides
-    ]
-    return raw[0] - raw[0].mean(), raw[1] - raw[1].mean()
+    return _fid_side(x, root_x, v.T, s, mean), _fid_side(y, root_y, u, s, -mean)
 
 
-def kid(x: np.ndarray, y: np.ndarray, subsets: int = 100, subset_size: int = 100, seed: int = 0) -> tuple[float, float]:
-    """Kernel distance **times 1000**: mean and standard deviation over random subsets of both sets.
+def _fid_side(z: np.ndarray, root: np.ndarray, basis: np.ndarray, s: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The contributions of one set. basis: its singular vectors, of the singular values s, in the rows of its root."""
+    centre, raw = z.mean(axis=0), np.empty(len(z))
+    # Coordinates of z in the basis. Directions in which z does not vary have none.
+    to_basis = None if len(z) == len(root) else np.linalg.pinv(root, rcond=1e-12) @ basis
+    for rows in _blocks(len(z), _ROWS_AT_ONCE):
+        centred = z[rows] - centre
+        coordinates = basis[rows] if to_basis is None else centred @ to_basis
+        raw[rows] = 2 * centred @ mean + (centred**2).sum(axis=1) - len(z) * coordinates**2 @ s
+    return raw - raw.mean()
 
-    The unbiased squared MMD with the kernel (a.b / D + 1)^3 (Binkowski et al., 2018, section 3), for
-    features [N, D] and [M, D]. Unbiased: around 0, and half of the time below it, where both sets have
-    the same distribution, whatever N is. A subset is drawn without replacement, and holds at most as
-    many vectors as the smaller set.
+
+def kid(x: np.ndarray, y: np.ndarray) -> float:
+    """Kernel distance **times 1000** of features [N, D] and [M, D], with N, M >= 2.
+
+    The unbiased squared MMD (Gretton et al., 2012, equation 3) of the whole sets, with the kernel (a.b / D + 1)^3
+    (Binkowski et al., 2018, section 3). Unbiased: around 0, and half of the time below it, if both sets have one
+    distribution, whatever N is. The mean over random subsets that others print has the same expectation.
     """
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    generator = np.random.default_rng(seed)
-    size = min(subset_size, len(x), len(y))
-    values = [
-        _mmd2(x[generator.permutation(len(x))[:size]], y[generator.permutation(len(y))[:size]]) for _ in range(subsets)
-    ]
-    return 1000 * float(np.mean(values)), 1000 * float(np.std(values))
+    return kid_with_contributions(x, y)[0]
 
 
-def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
-
-
-def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased squared MMD of two sets of n vectors each (Gretton et al., 2012, equation 3)."""
-    n = len(x)
-    xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-    within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (n * (n - 1))
-    return float(within - 2 * xy.mean())
-
-
-def kid_contributions(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What each vector adds to `kid`, to first order: float64 [N] and [M], each of mean 0, **times 1000**.
+def kid_with_contributions(x: np.ndarray, y: np.ndarray) -> tuple[float, tuple[np.ndarray, np.ndarray]]:
+    """`kid`, and what each vector adds to it to first order: float64 [N] and [M], of mean 0, **times 1000** as well.
 
     The first-order part of the U-statistic (Hoeffding, 1948): twice the mean of the kernel over the vector's own set
     less that over the other one. Two sets of one size are taken as lists over the same label maps: x_i and y_i come
     and go together, so their kernel, which is one of N^2, counts half for each.
     """
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    between = _kernel(x, y)
-    if len(x) == len(y):
-        between[np.diag_indices(len(x))] /= 2
-    raw = []
-    for z, others in ((x, between.mean(axis=1)), (y, between.mean(axis=0))):
-        within = _kernel(z, z)
-        raw.append(2000 * ((within.sum(axis=1) - within.diagonal()) / (len(z) - 1) - others))
-    return raw[0] - raw[0].mean(), raw[1] - raw[1].mean()
+    x, y = (np.asarray(z, dtype=np.float64) for z in (x, y))
+    n, m = len(x), len(y)
+    own_x, own_y = (_sums_within(z) / (len(z) - 1) for z in (x, y))
+    others_x, others_y = _sums_between(x, y)
+    value = own_x.mean() + own_y.mean() - 2 * others_x.sum() / (n * m)
+    if n == m:
+        paired = _kernel_of_pairs(x, y) / 2
+        others_x, others_y = others_x - paired, others_y - paired
+    raw_x, raw_y = 2000 * (own_x - others_x / m), 2000 * (own_y - others_y / n)
+    return 1000 * float(value), (raw_x - raw_x.mean(), raw_y - raw_y.mean())
+
+
+# Kernels are summed in blocks of rows: 36,000 vectors have 1.3e9 of them, 10 GB.
+_KERNELS_AT_ONCE = 2**22
+
+
+def _cubed(products: np.ndarray, dimension: int) -> np.ndarray:
+    """The kernel, in place, from products of vectors."""
+    products /= dimension
+    products += 1
+    products *= products * products
+    return products
+
+
+def _kernel_of_pairs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """k(x_i, y_i): [N]."""
+    return _cubed(np.einsum("nd,nd->n", x, y), x.shape[1])
+
+
+def _sums_within(x: np.ndarray) -> np.ndarray:
+    """Sum over j != i of k(x_i, x_j): [N]. The kernel is symmetric: each block begins at its diagonal."""
+    sums = -_kernel_of_pairs(x, x)
+    for rows in _blocks(len(x), _KERNELS_AT_ONCE // len(x) + 1):
+        block = _cubed(x[rows] @ x[rows.start :].T, x.shape[1])
+        sums[rows] += block.sum(axis=1)
+        sums[rows.stop :] += block[:, rows.stop - rows.start :].sum(axis=0)
+    return sums
+
+
+def _sums_between(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of k(x_i, y_j) over j, [N], and over i, [M]."""
+    over_y, over_x = np.zeros(len(x)), np.zeros(len(y))
+    for rows in _blocks(len(x), _KERNELS_AT_ONCE // len(y) + 1):
+        block = _cubed(x[rows] @ y.T, x.shape[1])
+        over_y[rows] = block.sum(axis=1)
+        over_x += block.sum(axis=0)
+    return over_y, over_x

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from scipy import ndimage
 from dpgan.cluster import each
 from dpgan.data.prepare import Split
 from dpgan.evaluation.features import FeatureExtractor
-from dpgan.evaluation.fid import fid, fid_contributions, kid, kid_contributions
+from dpgan.evaluation.fid import fid, fid_contributions, kid_with_contributions
 from dpgan.evaluation.intervals import Estimate, of_sums
 from dpgan.evaluation.judges.base import resize
 from dpgan.evaluation.measure import CHUNK, Job, Jobs, Source
@@ -33,6 +34,8 @@ LARGE, SMALL, LEAST = 10000, 2500, 100  # pixels of an object
 GROUPS = ("all", "large", "medium", "small")
 CODES = 1000  # an instance's pixels hold id * 1000 + k; what is below is no instance
 CROPS = 64  # a batch
+
+Parts = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ def find_objects(split: Split, card: Card) -> Objects:
     table = np.array(rows, dtype=np.int64).reshape(-1, 6)
     source = "pieces" if split.instances is None else "instances"
     return Objects(table[:, 0], table[:, 1:5], table[:, 5], height * width, source)
+
+
+def which_objects(card: Card) -> dict[str, Any]:
+    """What decides which crops are scored, except the data."""
+    return {"things": np.flatnonzero(card.things).tolist(), "pixels": [LARGE, SMALL, LEAST], "of": AREA}
 
 
 def _instances(codes: np.ndarray) -> np.ndarray:
@@ -127,30 +135,34 @@ def measure_crops(observer: CropObserver, jobs: Jobs, workers: int | None = None
 
 
 def object_scores(
-    real: np.ndarray, fakes: np.ndarray, objects: Objects, images: int, extractor: str, subsets: int, subset_size: int
+    real: np.ndarray, fakes: np.ndarray, objects: Objects, images: int, extractor: str
 ) -> dict[str, Estimate]:
-    """`fid_EXTRACTOR_objects_GROUP` and `kid_`, whose `n` is the number of crops; less than two have no score.
+    """`fid_EXTRACTOR_objects_GROUP` and `kid_`, with the number of crops as `n`; a group within one image has no score.
 
     real, fakes: features of the photos' crops [M, D], and of the images' under every noise seed [S, M, D]. images: of
-    the split, which the intervals resample with all of their objects. KID as `fid.kid`, times 1000.
+    the split; for the intervals each is left out with all of its objects. KID as `fid.kid`, times 1000.
     """
     found: dict[str, Estimate] = {}
     for group, chosen in objects.groups().items():
         n, where = int(chosen.sum()), objects.image[chosen]
-        if n < 2:
+        if len(np.unique(where)) < 2:
             continue
-
-        def by_image(parts: tuple[np.ndarray, ...], n: int = n, where: np.ndarray = where) -> tuple[np.ndarray, ...]:
-            return tuple(np.bincount(where, weights=part, minlength=images) * images / n for part in parts)
-
-        x, seeds = real[chosen], [y[chosen] for y in fakes]
-        found[f"fid_{extractor}_objects_{group}"] = of_sums(
-            [fid(x, y) for y in seeds], [by_image(fid_contributions(x, y)) for y in seeds], n
-        )
-        found[f"kid_{extractor}_objects_{group}"] = of_sums(
-            [kid(x, y, subsets, subset_size)[0] for y in seeds], [by_image(kid_contributions(x, y)) for y in seeds], n
-        )
+        which = slice(None) if chosen.all() else chosen  # no copy of all
+        x = real[which]
+        fids, kids = [], []
+        for fake in fakes:
+            y = fake[which]
+            fids.append((fid(x, y), _by_image(fid_contributions(x, y), where, images)))
+            value, parts = kid_with_contributions(x, y)
+            kids.append((value, _by_image(parts, where, images)))
+        found |= {f"{name}_{extractor}_objects_{group}": of_sums(s, n) for name, s in (("fid", fids), ("kid", kids))}
     return found
+
+
+def _by_image(parts: Parts, where: np.ndarray, images: int) -> Parts:
+    """Contributions of objects, summed by their image: N - 1 times what leaving it out takes off the score."""
+    left = len(where) - np.bincount(where, minlength=images)
+    return tuple(np.bincount(where, weights=part, minlength=images) * (images - 1) / left for part in parts)
 
 
 def _batched(items: list[tuple[int, np.ndarray]], size: int) -> Iterator[list[tuple[int, np.ndarray]]]:

@@ -88,8 +88,12 @@ def measures(judge: str, card: Card) -> dict[str, Measure]:
         rows = [names.index(name) for name in OBJECTS]
         found[f"obj_miou_{judge}"] = lambda tables: mean_iou(tables[..., rows, :])
     for row, name in enumerate(names):
-        found[f"iou_{judge}/{name}"] = lambda tables, row=row: class_iou(tables)[..., row]  # type: ignore[misc]
+        found[f"iou_{judge}/{name}"] = _iou_of(row)
     return found
+
+
+def _iou_of(row: int) -> Measure:
+    return lambda tables: class_iou(tables[..., row, :])
 
 
 def scores(tables: np.ndarray, judge: str, card: Card) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Who becomes champion: a pure function of evaluations.
 
-What the gate weighs are PAIRED differences on the same label maps, with 95% intervals (`evaluation.intervals.compare`).
+What the gate weighs are PAIRED differences on the same label maps, with 97% intervals (`evaluation.intervals.compare`).
 A candidate takes the champion's place where
 
 - nothing is worse: FID, KID and mIoU are each better, or cannot be told apart;
@@ -22,9 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from dpgan.evaluation.intervals import Comparison, Estimate, compare
+from dpgan.evaluation.intervals import CERTAIN, Comparison, Estimate, compare
 from dpgan.identities import protocol_key
 
 _NAMED = 3  # classes that a reason names
@@ -98,8 +96,7 @@ def _missing(candidate: Evaluation, rivals: Mapping[str, Evaluation]) -> list[st
 
 
 def _is_finite(score: Estimate | None) -> bool:
-    # Single resamples may lack a class: NaN there says nothing of the score.
-    return score is not None and math.isfinite(score.value) and bool(np.isfinite(score.replicates).any())
+    return score is not None and math.isfinite(score.value)
 
 
 def _duel(candidate: Evaluation, rival: Evaluation, name: str) -> Iterator[tuple[bool, str]]:
@@ -131,4 +128,4 @@ def _classes_hold(candidate: Evaluation, champion: Evaluation, tolerance: float)
 
 
 def _difference(c: Comparison) -> str:
-    return f"{c.difference:+.3g}, 95% interval {c.low:+.3g} to {c.high:+.3g}"
+    return f"{c.difference:+.3g}, {CERTAIN:.0%} interval {c.low:+.3g} to {c.high:+.3g}"

@@ -1,7 +1,7 @@
 """What is known of a model version: its evaluations, one a protocol, and what was decided about it.
 
-An evaluation's resampled scores are too large for a tag. They are an artifact of the version's run, and the version's
-tag `scores.<hash of the protocol>` names it with its hash: what the tag says is there, whole.
+What paired comparisons need of an evaluation is too large for a tag. It is an artifact of the version's run, and the
+version's tag `scores.<hash of the protocol>` names it with its hash: what the tag says is there, whole.
 """
 
 from __future__ import annotations

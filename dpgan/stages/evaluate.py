@@ -130,7 +130,8 @@ def make_evaluator(card: Card | None = None, build: Path = BUILD) -> tuple[Evalu
     references = References(REFERENCES, data_hash(prepared))
     lpips = Lpips(params.evaluate.lpips).to(device) if params.evaluate.lpips else None
     evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references, lpips)
-    return evaluator, protocol(extractor, network.name, identities.judge(judge), references.data_hash, params.evaluate)
+    judge_sha256 = identities.judge(judge)
+    return evaluator, protocol(extractor, network.name, judge_sha256, references.data_hash, params.evaluate, card)
 
 
 def plain(scores: Scores) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dpgan.config import need
 from dpgan.errors import UserError
 from dpgan.files import write_json
+from dpgan.identities import is_of_measure
 from dpgan.progress import Progress, Stage
 from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, TRAINED, read_json, setup
 from dpgan.stages.evaluate import make_evaluator, trained_settings
@@ -21,6 +22,7 @@ def promote() -> None:
     """Register the candidate, and make it champion if it beats floor and champion."""
     from safetensors.torch import load_file
 
+    from dpgan.evaluation.evaluate import MEASURE
     from dpgan.evaluation.intervals import load_estimates
     from dpgan.registry import packaging
     from dpgan.registry import promote as registry
@@ -32,6 +34,8 @@ def promote() -> None:
     manifest = read_json(TRAINED / "manifest.json", "train")
     scored = read_json(EVALUATION / "scores.json", "evaluate")
     brief = read_json(SCORES, "evaluate")
+    if not is_of_measure(scored["protocol"], MEASURE):
+        raise UserError(f"{EVALUATION}: scored by another version of dpgan; `dvc repro evaluate` scores it again")
 
     def evaluation(name: str, finite: bool) -> Evaluation:
         return Evaluation(load_estimates(need(EVALUATION / name, "evaluate")), finite, scored["protocol"])
@@ -84,7 +88,13 @@ def score(package: Package, whose: str, stage: Stage) -> Evaluation:
     from dpgan.evaluation.evaluate import all_finite
     from dpgan.registry.gate import Evaluation
 
-    generator = package.generator()
     evaluator, protocol = make_evaluator()
+    card = evaluator.card
+    if package.config["classes"] != [info.name for info in card.classes]:
+        raise UserError(
+            f"{whose} paints other classes than data/{card.name}/dataset.yaml has now, so it cannot be scored on this "
+            "data; `dpgan registry promote NUMBER --reason TEXT` makes a version champion without a comparison"
+        )
+    generator = package.generator()
     scores = evaluator.generator(generator.to(evaluator.device), Progress(stage, subject=whose), whose)
     return Evaluation(scores, all_finite(generator), protocol)
