@@ -77,7 +77,7 @@ def test_a_comparison_needs_one_protocol(
         "cdcdcdcd; version 2: none); --score scores them" in error  # fmt: skip
     asked = []
 
-    def score(package: object, whose: str) -> object:
+    def score(package: object, whose: str, stage: str) -> object:
         asked.append(whose)
         return evaluation(fid={"version 1": 100, "version 2": 90}[whose], protocol=OTHER)
 

@@ -99,4 +99,4 @@ def test_a_champion_of_other_classes_is_explained(project: Project, monkeypatch:
     champion = content(1)
     champion.config["classes"] = [info.name for info in card.classes[:-1]]
     with pytest.raises(UserError, match=r"the champion paints other classes than data/toyscapes/dataset\.yaml has now"):
-        stage.score(champion, "the champion")
+        stage.score(champion, "the champion", "promote")
