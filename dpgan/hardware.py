@@ -1,10 +1,13 @@
-"""What the machine has: which device computes, its name, and whether it multiplies bf16 natively."""
+"""What the machine has: which device computes, its name, whether it multiplies bf16 natively, and fp32 in full."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,3 +40,21 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+@contextmanager
+def exact_fp32(device: torch.device) -> Iterator[None]:
+    """fp32 with all of its 24 bits: no autocast, and no TF32, whose 11 bits torch takes for convolutions on a GPU.
+
+    What is measured is computed so: of equal images TF32 moves features by 0.5% and FID by 0.05 to 0.08.
+    """
+    backends: tuple[Any, Any] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

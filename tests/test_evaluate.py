@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,40 @@ def test_label_maps_without_an_evaluated_class(tiny: Path, folder: Path) -> None
 def test_a_resolution_that_no_generator_paints_at(tiny: Path, folder: Path) -> None:
     with pytest.raises(UserError, match=r"evaluate\.resolutions: 0\.5 x 32x64 is 16x32, .* multiples of 32"):
         make_evaluator(tiny, folder, resolutions=[2, 0.5])
+
+
+@pytest.fixture
+def tf32() -> Iterator[tuple[Any, Any]]:
+    """Allowed; what a GPU's kernels ask."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = True
+    yield backends
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+def test_every_network_computes_without_tf32(
+    tiny: Path, folder: Path, generator: Generator, tf32: tuple[Any, Any]
+) -> None:
+    """Whatever the caller allows, and that is allowed again afterwards."""
+    evaluator = make_evaluator(tiny, folder, extractor=lite0(), resolutions=[], objects=True)
+    seen: dict[str, set[bool]] = {}
+
+    def note(module: torch.nn.Module, *_: Any) -> None:
+        if isinstance(module, torch.nn.Conv2d):
+            owner = next(name for name, network in networks.items() if module in network.modules())
+            seen.setdefault(owner, set()).update(backend.allow_tf32 for backend in tf32)
+
+    networks = {"generator": generator, "judge": evaluator.judge, "extractor": evaluator.extractor.network}
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        evaluator.generator(generator, quiet)
+    finally:
+        handle.remove()
+    assert seen == {name: {False} for name in networks}
+    assert all(backend.allow_tf32 for backend in tf32)
 
 
 def test_a_network_that_diverged_is_named(evaluator: Evaluator) -> None:

@@ -39,6 +39,11 @@ def test_features_are_those_of_torch_fidelity(weights: Path, monkeypatch: pytest
     assert features.shape == (2, ours.dimension)
     torch.testing.assert_close(features.float(), expected, rtol=1e-5, atol=1e-6)
     assert ours(torch.zeros(1, 3, 64, 128)).shape == (1, 2048)  # other sizes are resized
+    seen: list[bool] = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    ours.network[0].register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    ours(torch.zeros(1, 3, 64, 128))
+    assert seen == [False]
 
 
 def test_other_weights_are_refused_by_their_checksum(weights: Path, tmp_path: Path) -> None:

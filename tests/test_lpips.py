@@ -56,3 +56,12 @@ def test_weights_are_held_to_their_checksums(folder: Path, tmp_path: Path, monke
     (tmp_path / HEADS).write_bytes(b"x")
     with pytest.raises(UserError, match=rf"{HEADS} is another file, or damaged"):
         Lpips(tmp_path)
+
+
+def test_distances_are_computed_without_tf32(ours: Lpips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+    ours.network[0].register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    ours.apart(torch.zeros(2, 1, 3, 64, 64))
+    assert seen == [False, False]
+    assert torch.backends.cudnn.allow_tf32

@@ -18,6 +18,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 
 from dpgan.files import file_sha256
+from dpgan.hardware import exact_fp32
 
 
 class FeatureExtractor(Protocol):
@@ -72,8 +73,7 @@ class Lite0:
             images.to(self.device, torch.float32),
             (self.side, self.side), mode="bilinear", align_corners=False, antialias=False,
         )  # fmt: skip
-        # fp32 also under a caller's autocast: bf16 features move FID and KID.
-        with torch.autocast(self.device.type, enabled=False):
+        with exact_fp32(self.device):
             maps = self.network.extract_features(lite0_input(images))
         return maps.mean((2, 3)).double().cpu()
 

@@ -11,6 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from dpgan.errors import UserError
 from dpgan.files import file_sha256
+from dpgan.hardware import exact_fp32
 
 # As its publisher names the file: its sha256 begins with these eight digits.
 WEIGHTS, SHA256 = "weights-inception-2015-12-05-6726825d.pth", "6726825d"
@@ -51,5 +52,5 @@ class Inception:
             images.to(self.device, torch.float32),
             (self.side, self.side), mode="bilinear", align_corners=False, antialias=False,
         )  # fmt: skip
-        with torch.autocast(self.device.type, enabled=False):
+        with exact_fp32(self.device):
             return self.network(images).double().cpu()

@@ -15,6 +15,7 @@ from torchvision.models import AlexNet_Weights, alexnet
 
 from dpgan.errors import UserError
 from dpgan.files import file_sha256
+from dpgan.hardware import exact_fp32
 
 BACKBONE = "alexnet-owt-7be5be79.pth"
 BACKBONE_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
@@ -59,7 +60,7 @@ class Lpips(nn.Module):
         """Mean distance of all pairs among S images of one label map: float [S, B, 3, H, W] -> float64 [B], CPU."""
         seeds = len(images)
         total = torch.zeros(images.shape[1], dtype=torch.float64)
-        with torch.autocast(self.shift.device.type, enabled=False):
+        with exact_fp32(self.shift.device):
             maps = [self.features(one) for one in images]
         for a in range(seeds):
             for b in range(a):

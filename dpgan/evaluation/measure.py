@@ -24,6 +24,7 @@ from dpgan.evaluation.features import FeatureExtractor
 from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
 from dpgan.evaluation.readings import read
+from dpgan.hardware import exact_fp32
 from dpgan.labels import Card
 from dpgan.models.generators import Generator, build_generator
 
@@ -107,7 +108,8 @@ class Generated:
     def __call__(self, job: Job, seed: int) -> Tensor:
         device = next(self.generator.parameters()).device
         noise = torch.from_numpy(order.noise_at(seed, job.numbers, self.generator.noise_channels))
-        return self.generator(torch.tensor(job.labels).to(device), noise.to(device)).float().cpu()
+        with exact_fp32(device):
+            return self.generator(torch.tensor(job.labels).to(device), noise.to(device)).float().cpu()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By arguments and weights, for another process: torch pickles no spectral norms."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpgan.errors import UserError, some
+from dpgan.hardware import exact_fp32
 from dpgan.labels import Card
 
 OTHER = 255  # predicted: a class that the card does not evaluate. A card has at most 255 classes, 0..254
@@ -66,7 +67,8 @@ class Judge(nn.Module, ABC):
         """float [B, 3, H, W] in [-1, 1] -> uint8 [B, h, w]: class indices of the card, OTHER for what it lacks."""
         height, width = self.working_size(*images.shape[-2:])
         portions = images.split(max(1, PIXELS_AT_ONCE // (height * width)))
-        return torch.cat([self.table[self.scores(some.to(self.device)).argmax(1)] for some in portions])
+        with exact_fp32(self.device):
+            return torch.cat([self.table[self.scores(some.to(self.device)).argmax(1)] for some in portions])
 
 
 def eight_bits(images: Tensor) -> Tensor:
