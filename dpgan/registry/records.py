@@ -84,13 +84,16 @@ def evaluation_of(versions: Versions, number: int, key: str) -> Evaluation | Non
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = Path(versions.client.download_artifacts(version.run_id, brief.artifact, folder))
-            whole = file_sha256(file) == brief.sha256
-        except (MlflowException, OSError):
-            whole = False
-        if not whole:
+            fault = None if file_sha256(file) == brief.sha256 else "was altered"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # a store that is away does not mean that it is gone
+                raise
+            fault = "is gone"
+        if fault:
+            where = versions.client.get_run(version.run_id).info.artifact_uri
             raise UserError(
-                f"{versions.model} version {number}: {brief.artifact} of run {version.run_id} is gone or "
-                f"altered; delete the version's tag {_SCORES}{key}, and it is scored again where it is needed"
+                f"{versions.model} version {number}: {brief.artifact} {fault} in {where}; restore it from a backup, or "
+                f"delete the version's tag {_SCORES}{key}, and it is scored again if it is needed"
             )
         return Evaluation(load_estimates(file), brief.finite, brief.protocol)
 

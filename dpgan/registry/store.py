@@ -101,11 +101,14 @@ def usable_store(root: Path) -> str:
     elif file is not None:  # MLflow makes it, and its folder
         folder = next(parent for parent in file.parents if parent.exists())
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise UserError(f"{file}: {folder} is no folder that can be written to; {_WRITABLE}")
+            raise not_writable(file, f"{folder} is no folder, or read-only")
     return uri
 
 
-_WRITABLE = "make it writable for your user, or set MLFLOW_TRACKING_URI to another store"
+def not_writable(path: Path, why: str) -> UserError:
+    """What to say of a part of the store that cannot be written to."""
+    return UserError(f"{path} cannot be opened for writing ({why}): make it writable for your user, or set "
+                     "MLFLOW_TRACKING_URI to another store")  # fmt: skip
 
 
 def adopt(file: Path) -> None:
@@ -137,7 +140,7 @@ def database_error(file: Path, error: Exception) -> UserError:
     if "locked" in message:
         return UserError(f"{file} has been locked by another process for {LOCK_S} s; run this again in a while")
     if "readonly" in message or "unable to open" in message:
-        return UserError(f"{file} cannot be written to ({message}); {_WRITABLE}")
+        return not_writable(file, message)
     return UserError(
         f"{file} is damaged, or no MLflow database ({message}); put a backup in its place (docs/operations.md), or "
         "move it away to start with an empty registry"

@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from dpgan.errors import UserError
-from dpgan.registry.store import database
+from dpgan.registry.store import database, not_writable
 from dpgan.registry.tracking import is_active, open_store
 from dpgan.settings import unknown_name
 
@@ -184,7 +184,7 @@ class Versions:
         What a crash left undone is finished first: its `why`, None without one. The kernel frees the lock when its
         holder dies.
         """
-        with self._lock_path().open("a") as file:
+        with self._open_lock() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -192,10 +192,17 @@ class Versions:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield self._finish_moves()
 
+    def _open_lock(self) -> TextIO:
+        path = self._lock_path()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("a")
+        except OSError as error:
+            raise not_writable(path, str(error.strerror)) from None
+
     def _lock_path(self) -> Path:
         file = database(self.uri)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
             return file.with_name(f"{self.model}.lock")
         name = hashlib.sha256(f"{self.uri} {self.model}".encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"dpgan-{os.getuid()}-{name}.lock"
