@@ -102,6 +102,17 @@ def started_by(mark: str) -> set[psutil.Process]:
     return found
 
 
+def mark_of(service: Service) -> Path | None:
+    """The mark that a service was started with; None if it is gone."""
+    if not service.alive:
+        return None
+    try:
+        mark = psutil.Process(service.pid).environ().get(STARTED_BY)
+    except psutil.Error:
+        return None
+    return None if mark is None else Path(mark)
+
+
 def end(name: str, mark: str, service: Service | None, patience_s: float) -> bool:
     """End a service, what it started, and what outlived an earlier one of the same mark; whether there was anything.
 

@@ -24,7 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from processes import HOST, STARTED_BY, Service, ask, end, hear_sigint, next_free, run, started_by, taken, wait_until
+from processes import (
+    HOST,
+    STARTED_BY,
+    Service,
+    ask,
+    end,
+    hear_sigint,
+    mark_of,
+    next_free,
+    run,
+    started_by,
+    taken,
+    wait_until,
+)
 
 from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
@@ -44,7 +57,14 @@ def recorded() -> dict[str, Service]:
     """What `up` started, dead or alive."""
     if not RECORD.exists():
         return {}
-    return {name: Service(**fields) for name, fields in json.loads(RECORD.read_text()).items()}
+    services = {name: Service(**fields) for name, fields in json.loads(RECORD.read_text()).items()}
+    return {name: service for name, service in services.items() if not _of_another_project(service)}
+
+
+def _of_another_project(service: Service) -> bool:
+    """Whether it belongs to the project that this one is a copy of, with its record."""
+    mark = mark_of(service)
+    return mark is not None and mark.parent.exists() and not mark.parent.samefile(STATE)
 
 
 def _record(services: Mapping[str, Service]) -> None:

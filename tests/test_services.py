@@ -57,6 +57,23 @@ def test_down_leaves_a_process_alone_that_has_taken_the_number(state: Path, caps
     assert not services.recorded()
 
 
+def test_a_copy_leaves_the_services_of_the_original_alone(
+    state: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    original = tmp_path_factory.mktemp("original")
+    (state / "link").symlink_to(state)
+    for home, known in ((original, False), (state, True), (state / "link", True), (original / "moved away", True)):
+        env = os.environ | {"DPGAN_STARTED_BY": str(home / "mlflow")}
+        with subprocess.Popen(["sleep", "60"], env=env) as service:
+            try:
+                services._record({"mlflow": services.Service.of(service.pid, "http://127.0.0.1:1")})
+                assert bool(services.recorded()) == known
+                services.down()
+                assert (service.poll() is None) == (not known)
+            finally:
+                service.kill()
+
+
 @pytest.mark.usefixtures("state")
 def test_a_port_that_is_taken() -> None:
     with socket.socket() as listener:
