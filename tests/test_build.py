@@ -13,6 +13,7 @@ from test_objectives import ROWS
 from test_training import CPU, Records, job
 
 from dpgan.models.generators import build_generator
+from dpgan.training.candidates import candidate_path
 from dpgan.training.loop import train
 
 
@@ -33,7 +34,7 @@ def test_a_whole_training(tiny: Path, tmp_path: Path, changes: dict[str, Any]) -
     assert len(losses) == 2
     assert all(np.isfinite(value) for row in losses for value in row.values())
     generator = build_generator(**work.settings.generator_arguments(work.card.num_classes))
-    generator.load_state_dict(load_file(tmp_path / "candidates" / "last.safetensors"))
+    generator.load_state_dict(load_file(candidate_path(tmp_path, 8)))
     with torch.no_grad():
         photo = generator.eval()(torch.zeros(1, 32, 64, dtype=torch.uint8), torch.zeros(1, 3))
     assert torch.isfinite(photo).all()

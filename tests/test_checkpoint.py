@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import errno
+import subprocess
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 
 from dpgan.errors import UserError
 from dpgan.training import checkpoint
-from dpgan.training.checkpoint import Checkpoint, Checkpoints, differences, load_state, starting_point
+from dpgan.training.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    differences,
+    load_state,
+    starting_point,
+    to_keep,
+    write_tensors,
+)
 from dpgan.training.strategy import flat_state
 from dpgan.training.strategy import load_state as load_optimizer
 
@@ -137,18 +146,57 @@ def test_what_was_interrupted_is_never_loaded_and_swept_later(tmp_path: Path) ->
     assert newest(checkpoints).images == 9
 
 
-def test_a_full_disk_is_told_and_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = make(tmp_path, 1)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    checkpoints.save(2, state(2), None, {})
-    with pytest.raises(UserError, match=r"No space left on device.*make room and run the same command again"):
+ON_A_FULL_DISK = """
+import sys
+from pathlib import Path
+import torch
+from dpgan.errors import UserError
+from dpgan.training.checkpoint import Checkpoints
+checkpoints = Checkpoints(Path(sys.argv[1]) / "checkpoints", {})
+for images, floats in {1: 1_000, 2: 1_000_000}.items():
+    checkpoints.save(images, {"m": {"x": torch.zeros(floats)}}, None, {})
+    try:
         checkpoints.wait()
-    assert kept(tmp_path) == [1]
-    assert newest(checkpoints).images == 1
+    except UserError as error:
+        print("told:", error)
+print("newest", checkpoints.newest().images, sorted(path.name for path in checkpoints.folder.iterdir()))
+"""
+
+
+def test_a_full_disk_is_reported_and_leaves_the_one_before(tmp_path: Path) -> None:
+    """On a file system of 1 MB: safetensors, json and the operating system fail with their own exceptions."""
+    mounted = f"mount -t tmpfs -o size=1m none {tmp_path} && exec {sys.executable} -c '{ON_A_FULL_DISK}' {tmp_path}"
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted], capture_output=True, text=True, check=False
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no file system can be mounted here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device); the ones before it are whole: make room and run the same" in done.stdout
+    assert done.stdout.endswith("newest 1 ['images_000000001']\n")
+
+
+def test_a_file_that_is_too_large_for_its_disk_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No such file or directory: .*nowhere"):
+        write_tensors({"x": torch.zeros(1)}, tmp_path / "nowhere" / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("images", "last", "every", "expected"),
+    [
+        ([10, 20, 30], 1, 20, {20, 30}),
+        ([12, 16, 24, 36], 1, 16, {16, 36}),  # 36 is the first that has reached 32
+        ([6, 12, 18, 24], 1, 16, {18, 24}),
+        ([18, 30, 36], 1, 16, {18, 36}),  # 24 went before: 30 still stands for nothing
+        ([18, 36, 42], 1, 16, {18, 36, 42}),
+        ([8], 2, None, {8}),
+    ],
+)
+def test_the_first_one_behind_each_multiple_stays(
+    images: list[int], last: int, every: int | None, expected: set[int]
+) -> None:
+    assert to_keep(images, set(), last, every) == expected
+    assert to_keep(images, {images[0], 7}, last, every) == expected | {images[0]}
 
 
 def test_a_checkpoint_of_something_else_is_refused_with_what_changed(tmp_path: Path) -> None:

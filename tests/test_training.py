@@ -20,11 +20,12 @@ from dpgan.checks import check_fits
 from dpgan.config import RunSettings, TrainSettings
 from dpgan.data.prepare import open_prepared
 from dpgan.errors import UserError
-from dpgan.training.build import build, check_fork
-from dpgan.training.checkpoint import starting_point
+from dpgan.training.build import build
+from dpgan.training.candidates import candidate_path
 from dpgan.training.guard import NonFiniteError
 from dpgan.training.launch import launch, resources
 from dpgan.training.loop import PATIENCE, train
+from dpgan.training.start import decide_start
 from dpgan.training.step import TrainingStep
 
 
@@ -70,8 +71,14 @@ def test_a_run_leaves_candidates_and_metrics(alone: Path) -> None:
     assert [row["step"] for row in logged if "holdout/kid_lite0" in row] == [12, 24]
 
 
+def weights(folder: Path, name: str) -> Path:
+    """The file of the candidate `last` or `best`, as the stage finds it."""
+    result = json.loads((folder / "result.json").read_text())
+    return candidate_path(folder, {"last": result["images"], "best": result["best"]["images"]}[name])
+
+
 def close(a: Path, b: Path, name: str, tolerance: float) -> None:
-    ours, theirs = (load_file(p / "candidates" / f"{name}.safetensors") for p in (a, b))
+    ours, theirs = (load_file(weights(folder, name)) for folder in (a, b))
     for key, value in ours.items():
         torch.testing.assert_close(value, theirs[key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
 
@@ -152,12 +159,14 @@ def test_a_changed_setting_is_refused_and_can_be_forked(tiny: Path, tmp_path: Pa
     train(first, CPU, Records(tmp_path / "log"), lambda *_: None, stop=lambda: next(asked))
     with pytest.raises(UserError, match=r"settings\.ema: 0\.9999 -> 0\.5"):
         train(job(tiny, tmp_path, workers=1, ema=0.5), CPU, Records(tmp_path / "log"), lambda *_: None)
-    start = starting_point(job(tiny, tmp_path / "fork", workers=1, ema=0.5).checkpoints(), fork=tmp_path)
-    assert start is not None
-    check_fork(first, start)
+    forked, wider = (
+        replace(job(tiny, tmp_path / "fork", workers=1, **changes), fork=tmp_path)
+        for changes in ({"ema": 0.5}, {"generator_width": 4})
+    )
     with pytest.raises(UserError, match=r"train\.fork: the generator of .* has other layers than this run's \(for one"):
-        check_fork(job(tiny, tmp_path / "fork", workers=1, generator_width=4), start)
-    forked = replace(job(tiny, tmp_path / "fork", workers=1, ema=0.5), fork=tmp_path)
+        decide_start(wider)
+    start = decide_start(forked)
+    assert start is not None
     log = Records(tmp_path / "fork" / "log")
     train(forked, CPU, log, lambda *_: None)
     assert [row["step"] for row in log.read() if "loss/G_total" in row] == [12, 16, 20, 24]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train() -> None:
-    """Train DP-GAN on N workers; an interrupted run goes on from its last checkpoint, in the same MLflow run."""
+    """Train DP-GAN on N workers; an interrupted run resumes from its last checkpoint, in the same MLflow run."""
     from dpgan.data.prepare import hashes
     from dpgan.data.staging import publish
     from dpgan.models.perceptual import check_vgg19
@@ -29,6 +29,7 @@ def train() -> None:
     from dpgan.registry.spool import Tracker
     from dpgan.registry.tracking import open_run
     from dpgan.training.build import Job
+    from dpgan.training.candidates import candidate_path
     from dpgan.training.launch import launch, resources, start_ray
 
     params, card = setup()
@@ -71,8 +72,8 @@ def train() -> None:
         launch(job, tracker, Progress("train"))
     result = json.loads((folder / "result.json").read_text())
     with new_folder(TRAINED) as out:
-        for name in ("last", "best"):
-            shutil.copy2(folder / "candidates" / f"{name}.safetensors", out)
+        for name, images in {"last": result["images"], "best": result["best"]["images"]}.items():
+            shutil.copy2(candidate_path(folder, int(images)), out / f"{name}.safetensors")
         write_json(
             out / "manifest.json",
             {
@@ -94,15 +95,11 @@ def train() -> None:
 
 
 def _tell_start(job: Job) -> None:
-    """Check what the run starts from, before anything is opened; name interrupted runs that it does not go on with."""
-    from dpgan.training.build import check_fork
-    from dpgan.training.checkpoint import Checkpoints, differences, starting_point
+    """Check what the run starts from, before anything is opened; name interrupted runs that it does not resume."""
+    from dpgan.training.checkpoint import Checkpoints, differences
+    from dpgan.training.start import decide_start
 
-    checkpoints = job.checkpoints()
-    start = starting_point(checkpoints, job.fork)
-    if start is not None:
-        if start.path.parent != checkpoints.folder:
-            check_fork(job, start)
+    if decide_start(job) is not None:
         return
     for other in sorted(job.folder.parent.glob(f"{job.card.name}-*")):
         found = Checkpoints(other / "checkpoints", {}).newest(verify=False)
@@ -110,7 +107,7 @@ def _tell_start(job: Job) -> None:
             changed = "; ".join(differences(found.trains, job.trains))
             name = other.relative_to(Path.cwd())
             print(f"train     {name} was interrupted and stays as it is: this run differs from it ({changed}); "
-                  f"`train: {{fork: {name}}}` would go on from it")  # fmt: skip
+                  f"`train: {{fork: {name}}}` starts from it")  # fmt: skip
 
 
 @contextmanager

@@ -55,6 +55,11 @@ class Training:
         modules = {name: dict(module.state_dict()) for name, module in self.modules.items()}
         return modules | {name: engine.state() for name, engine in self.engines.items()}
 
+    def finite(self) -> bool:
+        """Whether all weights and buffers are finite numbers."""
+        tensors = [tensor for module in self.modules.values() for tensor in module.state_dict().values()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
     def load(self, checkpoint: Checkpoint) -> None:
         """Put back what `state` gave; every worker must call it."""
         for name, module in self.modules.items():

@@ -8,13 +8,17 @@ function of the seed and the position (`dpgan.data.order`).
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,9 +31,26 @@ State = Mapping[str, Mapping[str, Tensor]]
 """Tensors by name, by the file that holds them."""
 
 
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file. OSError if it cannot be written: safetensors has an exception of its own for a full disk."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
 def save_state(module: nn.Module, path: Path) -> None:
-    """A module's state dict as safetensors."""
-    save_file({key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}, path)
+    """A module's state dict as safetensors, whole or not there."""
+    part = path.with_name(f".{path.name}.part")
+    state = {key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}
+    try:
+        write_tensors(state, part)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_state(module: nn.Module, path: Path) -> None:
@@ -45,6 +66,7 @@ class Checkpoint:
     images: int  # real images seen
     trains: Mapping[str, Any]  # what is trained: settings, seed, data, card
     facts: Mapping[str, Any]
+    digest: str  # sha256 of its manifest, which holds those of its files
 
     def file(self, name: str) -> Path:
         """The safetensors file of one entry of the saved state."""
@@ -52,9 +74,9 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, `images_000012000` each, below one folder, written by a thread beside training.
+    """The checkpoints of one run, `images_000012000` each, below one folder, written by a thread during training.
 
-    Kept are the newest `last`, the one at the best score, and every one at a multiple of `every` images.
+    `to_keep` says which of them stay.
     """
 
     def __init__(self, folder: Path, trains: Mapping[str, Any], last: int = 2, every: int | None = None) -> None:
@@ -76,7 +98,7 @@ class Checkpoints:
         self.writing = self.writer.submit(self._write, images, copied, best, dict(facts))
 
     def wait(self) -> None:
-        """Until what was saved lies on disk. Raises UserError where it could not be written."""
+        """Until what was saved lies on disk. Raises UserError if it could not be written."""
         if self.writing is not None:
             writing, self.writing = self.writing, None
             try:
@@ -90,15 +112,14 @@ class Checkpoints:
     def _write(self, images: int, state: State, best: int | None, facts: Mapping[str, Any]) -> None:
         with new_folder(self.folder / f"images_{images:09d}") as part:
             for file, tensors in state.items():
-                save_file(dict(tensors), part / f"{file}.safetensors")
+                write_tensors(tensors, part / f"{file}.safetensors")
             hashes = {file.name: file_sha256(file) for file in sorted(part.iterdir())}
             content = {"images": images, "trains": self.trains, "facts": facts, "sha256": hashes}
             write_json(part / MANIFEST, content)
-        seen = {path: int(path.name.removeprefix("images_")) for path in self._named()}
-        kept = {images, best, *sorted(seen.values())[-self.last :]}
-        for path, number in seen.items():
-            if number not in kept and not (self.every and number % self.every == 0):
-                shutil.rmtree(path)
+        found = {int(path.name.removeprefix("images_")): path for path in self._named()}
+        kept = to_keep(found, {images} if best is None else {images, best}, self.last, self.every)
+        for number in found.keys() - kept:
+            shutil.rmtree(found[number])
         for leftover in self.folder.glob(".images_*"):  # of a write that was cut off
             shutil.rmtree(leftover)
 
@@ -108,22 +129,48 @@ class Checkpoints:
     def newest(self, verify: bool = True) -> Checkpoint | None:
         """The newest checkpoint whose hashes agree; what was cut off or altered is passed over, loudly.
 
-        `verify=False` reads the manifest alone: enough to tell what a checkpoint is of, not to load it.
+        `verify=False` reads the manifest alone: enough to say what a checkpoint is of, not to load it.
         """
         for path in reversed(self._named()):
-            manifest = _manifest(path)
-            if manifest is None:
-                broken = f"{MANIFEST} is missing or cut off"
-            else:
-                broken = ", ".join(_altered(path, manifest["sha256"])) if verify else ""
-            if manifest is not None and not broken:
-                return Checkpoint(path, manifest["images"], manifest["trains"], manifest["facts"])
-            print(f"checkpoint {path} is damaged ({broken}): going back to the one before it", flush=True)
+            try:
+                return open_checkpoint(path, verify)
+            except DamagedError as error:
+                print(f"checkpoint {path} is damaged ({error}): going back to the one before it", flush=True)
         return None
+
+    def best_ones(self) -> set[int]:
+        """Images seen at the best score, as each of the checkpoints on disk names it."""
+        found = [manifest["facts"].get("best") for path in self._named() if (manifest := _manifest(path)) is not None]
+        return {int(best["images"]) for best in found if best}
+
+
+def to_keep(images: Collection[int], named: Collection[int], last: int, every: int | None) -> set[int]:
+    """Which checkpoints, at so many images each, stay: `named`, the newest `last`, and for each multiple of `every`
+    the first one that has reached it."""
+    numbers = sorted(images)
+    kept = {*named, *numbers[-last:]}
+    if every:
+        kept |= {now for before, now in pairwise([0, *numbers]) if now // every > before // every}
+    return kept & set(numbers)
+
+
+class DamagedError(Exception):
+    """A checkpoint that is cut off or altered: which of its files are."""
+
+
+def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
+    """A checkpoint, its files' hashes checked unless `verify` is False; DamagedError if it is not whole."""
+    manifest = _manifest(path)
+    if manifest is None:
+        raise DamagedError(f"{MANIFEST} is missing or cut off")
+    if verify and (altered := _altered(path, manifest["sha256"])):
+        raise DamagedError(f"{', '.join(altered)}: missing or altered")
+    digest = file_sha256(path / MANIFEST)
+    return Checkpoint(path, manifest["images"], manifest["trains"], manifest["facts"], digest)
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, or None where it is missing or cut off."""
+    """The manifest of a checkpoint, or None if it is missing or cut off."""
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -139,14 +186,14 @@ def _altered(path: Path, hashes: Mapping[str, str]) -> list[str]:
 def starting_point(checkpoints: Checkpoints, fork: Path | None) -> Checkpoint | None:
     """Where a run starts: its own newest checkpoint, else that of the run to fork, else None: from nothing.
 
-    Raises UserError where its own checkpoint trained something else, and where there is nothing to fork.
+    Raises UserError if its own checkpoint trained something else, and if there is nothing to fork.
     """
     own = checkpoints.newest()
     if own is not None:
         changed = differences(own.trains, checkpoints.trains)
         if changed:
             raise UserError(
-                f"{own.path} is of a training of something else ({'; '.join(changed)}): put that back, or, to go on "
+                f"{own.path} is of a training of something else ({'; '.join(changed)}): put that back, or, to start "
                 f"from it all the same, set `train: {{fork: FOLDER OF THAT RUN}}` in params.yaml"
             )
         return own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from dpgan.errors import UserError
+from dpgan.training.strategy import AgreedError
 
 
 class Action(Enum):
@@ -16,8 +16,8 @@ class Action(Enum):
     GIVE_UP = "give up"
 
 
-class NonFiniteError(UserError):
-    """Training came to NaN or infinity again after it had gone back to a checkpoint. Raised by every worker."""
+class NonFiniteError(AgreedError):
+    """Training came to NaN or infinity again after it had gone back to a checkpoint."""
 
 
 @dataclass

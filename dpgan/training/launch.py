@@ -25,8 +25,8 @@ from dpgan.data.staging import fetch
 from dpgan.environment import quiet_environment
 from dpgan.errors import Stopped, UserError
 from dpgan.training.build import Job
-from dpgan.training.guard import NonFiniteError
 from dpgan.training.loop import Tracker, train
+from dpgan.training.strategy import AgreedError
 
 
 def resources(run: RunSettings) -> dict[str, float]:
@@ -88,7 +88,7 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
         closed.set()
         printer.join(timeout=5)
     for mistake in reversed(mistakes):
-        if failure is not None or isinstance(mistake, NonFiniteError):  # else a restart has mended it
+        if failure is not None or isinstance(mistake, AgreedError):  # else a restart has fixed it
             raise mistake
     if failure is not None:
         raise failure
@@ -166,10 +166,15 @@ def _worker(config: dict[str, Any]) -> None:
             job = replace(job, prepared=fetch(job.published, job.run.data_cache, board.put))
             ray.train.collective.barrier()  # torch's meetings time out, and a node may be long at it
         train(
-            job, get_device(), config["tracker"], lambda *facts: board.put(facts), lambda: config["orders"].qsize() > 0
+            job,
+            get_device(),
+            config["tracker"],
+            report=lambda *facts: board.put(facts),
+            stop=lambda: config["orders"].qsize() > 0,
+            say=board.put,
         )
-    except NonFiniteError as error:
-        board.put(error)  # and nothing else: all workers have it, and no restart would mend it
+    except AgreedError as error:
+        board.put(error)  # and nothing else: all workers have it, and no restart would change it
     except UserError as error:
         board.put(error)
         raise

@@ -25,6 +25,10 @@ class Meter:
         self.steps = self.seen = 0
         self.busy = self.waited = 0.0
 
+    def asks_for_data(self) -> None:
+        """Training asks for its next batch: what lay between, logging or a checkpoint, is no wait for data."""
+        self.last = time.perf_counter()
+
     def data_arrived(self) -> None:
         now = time.perf_counter()
         self.waited += now - self.last
@@ -33,7 +37,7 @@ class Meter:
     def step_done(self, terms: Mapping[str, Tensor], images: int) -> None:
         """`terms` of a step on `images` images: this worker's part of each, which add up over the workers.
 
-        None where the step was left out.
+        Empty if the step was skipped, on all workers.
         """
         for name, value in terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value
@@ -48,11 +52,12 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Metrics since the last reading; every worker must call it."""
-        sums = torch.stack([value.float() for value in self.terms.values()]) if self.terms else torch.zeros(0)
-        means = sum_over_workers(sums) / max(self.steps, 1)
-        elapsed = self.busy + self.waited
+        values: dict[str, float] = {}
+        if self.terms:  # none of any worker if all steps were skipped: nothing to sum up
+            means = sum_over_workers(torch.stack([value.float() for value in self.terms.values()])) / self.steps
+            values = {f"loss/{name}": float(v) for name, v in zip(self.terms, means, strict=True)}
+        elapsed = max(self.busy + self.waited, 1e-9)
         self.images, self.seconds = self.images + self.seen, self.seconds + elapsed
-        values = {f"loss/{name}": float(v) for name, v in zip(self.terms, means, strict=True)}
         values["throughput/images_per_s"] = self.seen / elapsed
         values["throughput/data_wait"] = self.waited / elapsed
         self.restart()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from dpgan.errors import UserError
+
+T = TypeVar("T")
+
+
+class AgreedError(UserError):
+    """A UserError that every worker raises: a restart of the workers would not change it."""
 
 
 class Engine(Protocol):
@@ -148,10 +156,41 @@ def agreed(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_workers(torch.tensor(float(flag), device=device)))
 
 
+def gathered(value: T) -> list[T]:
+    """`value` of every worker, in the order of the ranks, on every worker; all of them must call it."""
+    if world_size() == 1:
+        return [value]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, value)
+    return parts
+
+
+def on_rank_0(act: Callable[[], T]) -> T:
+    """What `act` returns on rank 0, on every worker; all of them must call it. The others do not run it.
+
+    A UserError of `act`, and an OSError such as that of a full disk, is raised on every worker as an AgreedError.
+    """
+    result: T | AgreedError | None = None
+    if rank() == 0:
+        try:
+            result = act()
+        except UserError as error:
+            result = AgreedError(str(error))
+        except OSError as error:
+            result = AgreedError(f"{error}: what was saved before is whole; fix that and run the same command again")
+    answer: Any = gathered(result)[0]
+    if isinstance(answer, AgreedError):
+        raise answer
+    return cast(T, answer)
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """[n_r, ...] of every worker, joined in the order of the ranks, on every worker."""
-    if world_size() == 1:
-        return rows
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, rows.cpu())
-    return torch.cat(parts)
+    return rows if world_size() == 1 else torch.cat(gathered(rows.cpu()))
+
+
+def broadcast_tensors(module: nn.Module) -> None:
+    """Give every worker rank 0's parameters and buffers of `module`; all of them must call it."""
+    if world_size() > 1:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor.detach(), src=0)

@@ -123,7 +123,7 @@ def test_two_datasets_at_once_a_queue_and_a_cancel_that_leaves_a_resumable_run(s
 
     message = prefect.wait(second, "Completed", 900)
     assert not message
-    assert "goes on from the checkpoint" in prefect.logs(second)
+    assert "resumes from the checkpoint" in prefect.logs(second)
     prefect.wait(other, "Completed", 900)
     runs = services.mlflow_runs()
     assert [status for _, status in runs] == ["FINISHED", "FINISHED"], "one a dataset: the second run is the first's"

@@ -93,7 +93,7 @@ def test_interrupted_in_train_it_goes_on_from_the_last_checkpoint(project: Proje
     assert runs(project) == [(first, "RUNNING")], "a killed process cannot say so"
 
     output = project.run("dvc", "repro", "train")
-    assert "goes on from the checkpoint" in output
+    assert "resumes from the checkpoint" in output
     assert runs(project) == [(first, "FINISHED")]
     assert not list(project.root.glob("runs/toyscapes-*")), "a finished run needs its checkpoints no more"
     manifest = json.loads((project.root / "build/train/manifest.json").read_text())
