@@ -90,7 +90,7 @@ def _under_one_protocol(versions: Versions, a: int, b: int, score_missing: bool)
 
     What another version of the measure scored is not read.
     """
-    from dpgan.evaluation.evaluate import MEASURE
+    from dpgan.evaluation import MEASURE
     from dpgan.registry.packaging import load_files
     from dpgan.registry.records import evaluation_of, record, recorded
 
@@ -114,7 +114,7 @@ def _under_one_protocol(versions: Versions, a: int, b: int, score_missing: bool)
 
 
 def _told(brief: Recorded) -> str:
-    from dpgan.evaluation.evaluate import MEASURE
+    from dpgan.evaluation import MEASURE
 
     p = brief.protocol
     by = "" if is_of_measure(p, MEASURE) else " by another version of dpgan"

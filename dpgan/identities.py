@@ -4,7 +4,7 @@
 |---|---|---|
 | raw pairs (`dataset_hash`) | `raw_pairs` | sample ids, decoded pixels of photos and label maps |
 | prepared data (`data_hash`) | `prepared_data` | raw pairs in use, raw id to class index, size |
-| features of real photos | `photo_features` | prepared data, which photos or crops, extractor, the code that feeds it |
+| features of real photos | `photo_features` | prepared data, which photos or crops, extractor, measuring code |
 | judge (`judge_sha256`) | `judge` | weights, kind, classes, configuration: all are in its one file |
 | protocol | `protocol`, `protocol_key` | all that decides a score except the generator |
 | run | `trains`, `run` | all that decides what is trained |
@@ -43,12 +43,15 @@ def prepared_data(pairs: str, id_table: bytes, size: tuple[int, int]) -> str:
     return _sha256(f"{id_table.hex()} {size} {pairs}")
 
 
-def photo_features(data_hash: str, which: Mapping[str, Any], extractor: str, extractor_sha256: str, code: str) -> str:
+def photo_features(
+    data_hash: str, which: Mapping[str, Any], extractor: str, extractor_sha256: str, code: str, measure: int
+) -> str:
     """The key, 32 digits, of features of real photos.
 
     which: the photos or crops, in values that JSON can hold. code: sha256 of the file that feeds the extractor.
+    measure: version of the code that scores, which resizes and crops.
     """
-    return _sha256(json.dumps([data_hash, which, extractor, extractor_sha256, code], sort_keys=True))[:32]
+    return _sha256(json.dumps([data_hash, which, extractor, extractor_sha256, code, measure], sort_keys=True))[:32]
 
 
 def judge(path: Path) -> str:

@@ -14,7 +14,7 @@ from conftest import tiny_card
 from mlflow import MlflowClient
 
 from dpgan.config import GateSettings
-from dpgan.evaluation.evaluate import MEASURE
+from dpgan.evaluation import MEASURE
 from dpgan.evaluation.intervals import Estimate
 from dpgan.models.generators import DPGenerator
 from dpgan.registry.gate import Evaluation

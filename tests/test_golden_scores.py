@@ -1,6 +1,6 @@
 """Scores of fixed pictures, as they have been since `MEASURE` was raised last.
 
-If this fails, the same generator scores differently than before: raise `dpgan.evaluation.evaluate.MEASURE`, so that no
+If this fails, the same generator scores differently than before: raise `dpgan.evaluation.MEASURE`, so that no
 score of before is compared with one of after, and write the new numbers here.
 """
 
@@ -15,7 +15,8 @@ from raw_pairs import make_card
 
 from dpgan.config import EvaluateSettings
 from dpgan.data.prepare import Split
-from dpgan.evaluation.evaluate import MEASURE, Evaluator
+from dpgan.evaluation import MEASURE
+from dpgan.evaluation.evaluate import Evaluator
 from dpgan.evaluation.features import lite0
 from dpgan.evaluation.judges.trained import Trained
 from dpgan.evaluation.reference import References

@@ -195,15 +195,18 @@ def test_what_is_countable_matters_where_objects_are_scored(tmp_path: Path, monk
     assert {key for key in old if old[key] != new[key]} == {"protocol", "run"}
 
 
-def test_a_changed_measure_is_another_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((evaluate, "MEASURE"), (objects, "LEAST")):
-        given = inputs()
-        given["evaluate"]["objects"] = True
-        before = computed(given, tmp_path, monkeypatch)
+def test_changed_code_is_another_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measure, which is also that of the features that are kept, and the sizes of objects."""
+    given = inputs()
+    given["evaluate"]["objects"] = True
+    before = computed(given, tmp_path, monkeypatch)
+    for module, name, expected in (
+        (evaluate, "MEASURE", {"protocol"}), (reference, "MEASURE", {"features"}), (objects, "LEAST", {"protocol"}),
+    ):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(module, name, 99)
-            new = computed(given, tmp_path, patch)
-        assert {key for key in new if before[key] != new[key]} == {"protocol"}
+            after = computed(given, tmp_path, patch)
+        assert {key for key in after if before[key] != after[key]} == expected
 
 
 def test_identities_are_the_same_everywhere() -> None:

@@ -24,6 +24,7 @@ from dpgan.config import EvaluateSettings
 from dpgan.data.pixels import to_uint8
 from dpgan.data.prepare import Split
 from dpgan.errors import UserError
+from dpgan.evaluation import MEASURE
 from dpgan.evaluation.baselines import class_mean_colors
 from dpgan.evaluation.diversity import diversity
 from dpgan.evaluation.features import FeatureExtractor
@@ -39,10 +40,6 @@ from dpgan.evaluation.report import contact_sheet
 from dpgan.labels import Card
 from dpgan.models.generators import Generator
 from dpgan.models.generators.blocks import LATENT_STRIDE
-
-# Version of all that computes a score: painting and its noise, extractors, judges, formulas, intervals. Raise it with
-# every change by which the same generator scores differently; `tests/test_golden_scores.py` notices most of them.
-MEASURE = 2
 
 Scores = dict[str, Estimate]
 # Images of label maps with these numbers in the validation split, under a noise seed: -> uint8 [n, H, W, 3].

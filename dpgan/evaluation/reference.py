@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dpgan.errors import UserError
+from dpgan.evaluation import MEASURE
 from dpgan.evaluation.features import FeatureExtractor
 from dpgan.files import file_sha256
 from dpgan.identities import photo_features
@@ -21,8 +22,9 @@ from dpgan.identities import photo_features
 class References:
     """A folder of features, each file named by the hash of all that they depend on.
 
-    That is the data (`data_hash`), which photos of it, the extractor's weights, and the code that feeds them: a changed
-    dataset or extractor never reads an old file. No stage owns the folder, so that DVC leaves it between runs.
+    That is the data (`data_hash`), which photos of it, the extractor's weights, the code that feeds them, and the
+    version of the measure: a changed dataset or extractor never reads an old file. No stage owns the folder, so that DVC
+    leaves it between runs.
     """
 
     folder: Path
@@ -31,7 +33,7 @@ class References:
     def path(self, extractor: FeatureExtractor, which: dict[str, Any]) -> Path:
         """The file of the features of the photos that `which` describes, in values that JSON can hold."""
         code = file_sha256(Path(inspect.getfile(type(extractor))))
-        key = photo_features(self.data_hash, which, extractor.name, extractor.digest, code)
+        key = photo_features(self.data_hash, which, extractor.name, extractor.digest, code, MEASURE)
         return self.folder / f"{extractor.name}-{key}.npy"
 
     def features(

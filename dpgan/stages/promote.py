@@ -22,7 +22,7 @@ def promote() -> None:
     """Register the candidate, and make it champion if it beats floor and champion."""
     from safetensors.torch import load_file
 
-    from dpgan.evaluation.evaluate import MEASURE
+    from dpgan.evaluation import MEASURE
     from dpgan.evaluation.intervals import load_estimates
     from dpgan.registry import packaging
     from dpgan.registry import promote as registry
