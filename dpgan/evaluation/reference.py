@@ -23,8 +23,8 @@ class References:
     """A folder of features, each file named by the hash of all that they depend on.
 
     That is the data (`data_hash`), which photos of it, the extractor's weights, the code that feeds them, and the
-    version of the measure: a changed dataset or extractor never reads an old file. No stage owns the folder, so that DVC
-    leaves it between runs.
+    version of the measure: a changed dataset or extractor never reads an old file. No stage owns the folder, so that
+    DVC leaves it between runs.
     """
 
     folder: Path
