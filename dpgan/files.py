@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,25 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def not_a_file(path: Path) -> str | None:
+    """What is at `path` in place of a regular file, as a phrase that follows "is"; None for a regular file.
+
+    Ask before opening what a folder listing gave: opening a named pipe waits for a writer, for ever.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if path.is_symlink():
+            circle = error.errno == errno.ELOOP
+            return "a link that leads back to itself" if circle else f"a broken link: nothing is at {path.readlink()}"
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return "not there" if missing else f"out of reach: {error.strerror}"
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

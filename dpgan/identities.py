@@ -2,8 +2,8 @@
 
 | identity | function | must contain |
 |---|---|---|
-| raw pairs (`dataset_hash`) | `raw_pairs` | sample ids, decoded pixels of photos and label maps |
-| prepared data (`data_hash`) | `prepared_data` | raw pairs in use, raw id to class index, size |
+| raw pairs (`dataset_hash`) | `raw_pairs` | sample ids, decoded pixels of photos, label maps and instance maps |
+| prepared data (`data_hash`) | `prepared_data` | raw pairs in use, raw id to class index, size, what resizing does |
 | features of real photos | `photo_features` | prepared data, which photos or crops, extractor, measuring code |
 | judge (`judge_sha256`) | `judge` | weights, kind, classes, configuration: all are in its one file |
 | protocol | `protocol`, `protocol_key` | all that decides a score except the generator |
@@ -27,7 +27,8 @@ from dpgan.files import file_sha256
 def raw_pairs(rows: Iterable[Sequence[object]]) -> str:
     """The version of a raw dataset, whatever a card makes of it and however the files are stored.
 
-    rows: of every pair, in any order, its sample id and the sha256 of the decoded pixels of its photo and label map.
+    rows: of every pair, in any order, its sample id and the sha256 of the decoded pixels of its photo and label map,
+    and of its instance map if it has one.
     """
     digest = hashlib.sha256()
     for row in sorted(rows, key=lambda row: str(row[0])):
@@ -35,12 +36,13 @@ def raw_pairs(rows: Iterable[Sequence[object]]) -> str:
     return digest.hexdigest()
 
 
-def prepared_data(pairs: str, id_table: bytes, size: tuple[int, int]) -> str:
+def prepared_data(pairs: str, id_table: bytes, size: tuple[int, int], resizing: str) -> str:
     """The version of the prepared arrays.
 
-    pairs: `raw_pairs` of those in use. id_table: class index by raw id. size: height, width.
+    pairs: `raw_pairs` of those in use. id_table: class index by raw id. size: height, width. resizing: sha256 of what
+    it makes of a fixed image.
     """
-    return _sha256(f"{id_table.hex()} {size} {pairs}")
+    return _sha256(f"{id_table.hex()} {size} {pairs} {resizing}")
 
 
 def photo_features(

@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -26,6 +26,18 @@ Encoding = Literal["ids", "palette", "colors"]
 
 
 Channel = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Channel, Channel, Channel]
+
+
+class LabelFormat(NamedTuple):
+    """How label and instance maps are written: all of a card that decoding reads.
+
+    What is found in a file depends on its bytes and on this, so both are the key under which `data.index` keeps it.
+    """
+
+    encoding: Encoding
+    colors: tuple[tuple[int, Color], ...]  # (raw id, RGB) with `encoding: colors`, else empty
+    void: tuple[int, ...]  # raw ids that may have any code in an instance map
 
 
 class ClassInfo(Model):
@@ -33,7 +45,7 @@ class ClassInfo(Model):
 
     id: int = Field(ge=0, le=255, description="raw id; with `encoding: colors` any number that no other class has")
     name: str = Field(min_length=1, description="as reports and `select` call it; no two classes share one")
-    color: tuple[Channel, Channel, Channel] = Field(description="RGB in pictures of label maps")
+    color: Color = Field(description="RGB in pictures of label maps")
     evaluate: bool = Field(default=False, description="counts in mIoU")
     thing: bool = Field(default=False, description="countable: its objects are cropped and scored on their own")
     void: bool = Field(default=False, description="don't care: weight 0 in the losses, ignored in mIoU")
@@ -158,6 +170,12 @@ class Card(Model):
     def palette(self) -> np.ndarray:
         """uint8 [C, 3]: RGB by class index."""
         return np.array([c.color for c in self.classes], dtype=np.uint8)
+
+    @cached_property
+    def label_format(self) -> LabelFormat:
+        """How the label and instance maps are written."""
+        colors = tuple((c.id, c.color) for c in self.classes) if self.encoding == "colors" else ()
+        return LabelFormat(self.encoding, colors, tuple(sorted(c.id for c in self.classes if c.void)))
 
     @cached_property
     def id_table(self) -> np.ndarray:

@@ -18,7 +18,8 @@ class Progress:
     """Prints `stage  done/total unit  rate  left  note`: in place on a terminal, a line every few seconds elsewhere.
 
     The first call always prints. The rate counts from it, so neither a start-up nor what an earlier run had done goes
-    into it. `subject`: what the units belong to, at the end of every line.
+    into it. The time left follows from the rate, or from the share of the work, when its pieces differ. `subject`: what
+    the units belong to, at the end of every line.
     """
 
     def __init__(self, stage: Stage, unit: str = "images", subject: str = "") -> None:
@@ -28,7 +29,7 @@ class Progress:
         self.every = 0.5 if self.terminal else 10.0
         self.printed = self.began = time.monotonic()
 
-    def __call__(self, done: int, total: int, note: str | float = "") -> None:
+    def __call__(self, done: int, total: int, note: str | float = "", /, *, share: float | None = None) -> None:
         now = time.monotonic()
         starts = self.first is None
         self.first = self.first or (done, now)
@@ -42,7 +43,8 @@ class Progress:
         if done >= total:
             facts.append(f"{_clock(now - self.began)} in all")
         elif rate:
-            facts.append(f"{_clock((total - done) / rate)} left")
+            left = (total - done) / rate if not share else (now - self.first[1]) * (1 / share - 1)
+            facts.append(f"{_clock(left)} left")
         facts.append(f"loss {note:.3f}" if isinstance(note, float) else note)
         text = "  ".join(fact for fact in (*facts, self.subject) if fact)
         end = "\n" if done >= total or not self.terminal else ""

@@ -65,6 +65,12 @@ def jpeg(image: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def relabel(change: Callable[[np.ndarray], np.ndarray], label: str = LABEL) -> Callable[[Path], None]:
     def inject(raw: Path) -> None:
         ids = change(pixels(raw / label))
@@ -101,15 +107,25 @@ def as_jpeg(name: str, change: Callable[[bytes], bytes] = lambda data: data, **o
 
 def grey_png(values: np.ndarray, depth: int) -> bytes:
     """A grey PNG of less than 8 bits, which Pillow reads but does not write."""
+    bits = np.unpackbits(values[..., None].astype(np.uint8), axis=-1)[..., 8 - depth :].reshape(len(values), -1)
+    return written_png(np.packbits(bits, axis=1), values.shape[1], depth, color=0)
+
+
+def deep_png(photo: np.ndarray) -> bytes:
+    """A photo as a 12-bit camera gives it, in a 16-bit RGB PNG, which Pillow reads but does not write."""
+    values = (photo.astype(np.uint16) * 16).astype(">u2")
+    return written_png(values.view(np.uint8).reshape(len(photo), -1), photo.shape[1], depth=16, color=2)
+
+
+def written_png(rows: np.ndarray, width: int, depth: int, color: int) -> bytes:
+    """A PNG of rows of bytes, uint8 [H, bytes]."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width = values.shape
-    bits = np.unpackbits(values[..., None].astype(np.uint8), axis=-1)[..., 8 - depth :].reshape(height, -1)
-    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, color, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def palette(image: Image.Image) -> Image.Image:
@@ -143,10 +159,12 @@ def train_ids(ids: np.ndarray) -> np.ndarray:
     return table[ids]
 
 
-def turned(raw: Path) -> None:
+def turned(raw: Path, name: str = PHOTO) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    Image.open(raw / PHOTO).save(raw / PHOTO, exif=exif)
+    image = Image.open(raw / name)
+    image.load()
+    image.save(raw / name, exif=exif)
 
 
 def copied(source: str, target: str, change: Callable[[Image.Image], bytes] | None = None) -> Callable[[Path], None]:
@@ -205,7 +223,11 @@ FAULTS = [
     Fault("RGBA label map", save(LABEL, lambda image: image.convert("RGBA")), HOLD, "has an alpha channel"),
     Fault("JPEG label map", as_jpeg(LABEL, quality=95), HOLD, f"{LABEL}: is a JPEG"),
     Fault("16-bit photo", save(PHOTO, lambda image: Image.fromarray(np.array(image.convert("L")).astype(np.uint16))),
-          "photos have 8 bits a channel", f"{PHOTO}: has mode I;16"),
+          "photos have 8 bits per channel", f"{PHOTO}: has mode I;16"),
+    Fault("12-bit photo in 16-bit RGB", lambda raw: (raw / PHOTO).write_bytes(deep_png(pixels(raw / PHOTO))),
+          "photos have 8 bits per channel", f"{PHOTO}: is 16-bit RGB"),
+    Fault("rotated label map", lambda raw: turned(raw, LABEL), "label maps are stored upright",
+          f"{LABEL}: EXIF orientation 6"),
     Fault("rotated photo", turned, "photos are stored upright", f"{PHOTO}: EXIF orientation 6"),
     Fault("unknown ids", relabel(draw(200, 5)), "labels are in the card", f"{LABEL}: id 200 (5 pixels)"),
     Fault("ids less one", relabel(lambda ids: draw(255, 9)(ids - 1)),
@@ -229,7 +251,7 @@ FAULTS = [
     Fault("instance map of another photo", copied("instances/train/000005.png", INSTANCE),
           "instance maps agree with label maps", f"{INSTANCE}: "),
     Fault("instance map of another size", save(INSTANCE, lambda image: image.crop((0, 0, 100, 64))),
-          "instance maps agree with label maps", f"{INSTANCE}: is 100x64 of mode I;16, its label map 128x64"),
+          "instance maps agree with label maps", f"{INSTANCE}: is 100x64, its label map 128x64"),
     Fault("corrupt instance map", rewrite(INSTANCE, lambda data: data[:-40]), "instance maps agree with label maps",
           f"{INSTANCE}: cannot be decoded"),
     Fault("validation photo in training", copied(VAL_PHOTO, PHOTO), "no validation photo is in training",
@@ -239,6 +261,12 @@ FAULTS = [
     Fault("validation photo in training, brighter",
           copied(VAL_PHOTO, PHOTO, lambda image: jpeg(image.point(lambda v: v * 1.15), quality=95)),
           "no validation photo is nearly in training", f"{PHOTO} is nearly {VAL_PHOTO}"),
+    Fault("validation photo in training, mirrored",
+          copied(VAL_PHOTO, PHOTO, lambda image: jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=80)),
+          "no validation photo is nearly in training", f"{PHOTO} is nearly {VAL_PHOTO}, mirrored"),
+    Fault("validation photo in training, mirrored pixel by pixel",
+          copied(VAL_PHOTO, PHOTO, lambda image: png(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))),
+          "no validation photo is nearly in training", f"{PHOTO} is nearly {VAL_PHOTO}, mirrored"),
     Fault("photo twice in training", copied("images/train/000005.png", "images/train/000009.png"),
           "no photo stands twice in a split", "images/train/000009.png = images/train/000005.png", "warning"),
     Fault("class that training lacks", no_pedestrians_in_training, "training has every class of validation",

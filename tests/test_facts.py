@@ -12,6 +12,7 @@ from raw_pairs import make_card, make_raw
 
 from dpgan.data.facts import (
     BLOCK,
+    Near,
     class_pixels,
     dataset_hash,
     drift,
@@ -75,6 +76,7 @@ def hashed(split: str, hashes: list[int], greys: list[np.ndarray]) -> pd.DataFra
             "sample_id": [f"{split}/{i}" for i in range(len(hashes))],
             "split": split,
             "image_dhash": [f"{value:016x}" for value in hashes],
+            "image_dhash_mirrored": ["ffffffffffffffff"] * len(hashes),
             "image_grey": [grey.astype(np.uint8).tobytes().hex() for grey in greys],
         }
     )
@@ -92,12 +94,15 @@ def test_near_duplicates_agree_with_every_pair_compared() -> None:
     train_greys[2 * BLOCK + 6] = greys[1]  # a hash alike, another photo
     frame = pd.concat([hashed("train", train_hashes, train_greys), hashed("val", val_hashes, greys)])
     expected = {
-        f"train/{i}": f"val/{j}"
+        f"train/{i}": Near(f"val/{j}", mirrored=False)
         for i, one in enumerate(train_hashes)
         for j, other in enumerate(val_hashes)
         if (one ^ other).bit_count() <= 4 and np.corrcoef(train_greys[i], greys[j])[0, 1] > 0.9
     }
-    assert expected == {"train/3": "val/3", f"train/{BLOCK - 1}": f"val/{(BLOCK - 1) % 40}"}
+    assert {i: near.sample for i, near in expected.items()} == {
+        "train/3": "val/3",
+        f"train/{BLOCK - 1}": f"val/{(BLOCK - 1) % 40}",
+    }
     assert near_duplicates(frame) == expected
 
 
@@ -106,7 +111,7 @@ def test_the_most_alike_is_named() -> None:
     other = grey.copy()
     other[:8] = 60
     frame = pd.concat([hashed("train", [5], [grey]), hashed("val", [5, 5, 4], [other, grey, other])])
-    assert near_duplicates(frame) == {"train/0": "val/1"}
+    assert near_duplicates(frame) == {"train/0": Near("val/1", mirrored=False)}
 
 
 def test_no_photo_can_be_read() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dpgan import identities
 from dpgan.config import EvaluateSettings, RunSettings, TrainSettings
+from dpgan.data import prepare
 from dpgan.data.facts import dataset_hash
 from dpgan.data.prepare import _digest
 from dpgan.evaluation import evaluate, objects, reference
@@ -39,7 +40,8 @@ class Extractor:
 def inputs() -> dict[str, Any]:
     """All that an identity may depend on, by group."""
     return {
-        "pair": {"sample_id": "val/a", "image_sha256": "photo", "label_sha256": "map"},
+        "pair": {"sample_id": "val/a", "image_sha256": "photo", "label_sha256": "map", "instance_sha256": "codes"},
+        "prepare": {"resizing": "bicubic and nearest"},
         "card": load_card("toyscapes", ROOT / "data").model_dump(),
         "extractor": {"name": "lite0", "digest": "weights", "code": "code"},
         "photos": {"split": "val", "rows": [0, 1], "x": 1},
@@ -56,6 +58,7 @@ def computed(given: dict[str, Any], folder: Path, patch: pytest.MonkeyPatch) -> 
     frame, card = pd.DataFrame([{**given["pair"], "sample_id": "train/0"}, given["pair"]]), Card(**given["card"])
     extractor = Extractor()
     extractor.name, extractor.digest = given["extractor"]["name"], given["extractor"]["digest"]
+    patch.setattr(prepare, "resizing", lambda: given["prepare"]["resizing"])
     data_hash = _digest(frame, card)
     (folder / "judge").write_text(given["judge"]["file"])
     patch.setattr(reference, "file_sha256", lambda _: given["extractor"]["code"])
@@ -76,6 +79,8 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "pair.sample_id": ("val/b", ALL),
     "pair.image_sha256": ("other photo", ALL),
     "pair.label_sha256": ("other map", ALL),
+    "pair.instance_sha256": ("other codes", ALL),
+    "prepare.resizing": ("bilinear and nearest", DATA),
     "card.size": ((64, 64), DATA),
     # The digest of a card is of the whole card, so that a run has one meaning of its classes.
     "card.name": ("other", {"run"}),
@@ -214,5 +219,5 @@ def test_identities_are_the_same_everywhere() -> None:
     pairs = identities.raw_pairs([("val/b", "1", "4"), ("train/a", "3", "5")])
     assert pairs == identities.raw_pairs([("train/a", "3", "5"), ("val/b", "1", "4")])
     assert pairs.startswith("c5ac4939")
-    assert identities.prepared_data(pairs, b"\x00\x01", (32, 64)).startswith("548ab33f")
+    assert identities.prepared_data(pairs, b"\x00\x01", (32, 64), "filters").startswith("7b6db767")
     assert identities.run({"settings": {"b": [1, 2]}, "seed": 0}).startswith("ed2fe9d9")

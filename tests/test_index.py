@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from raw_pairs import make_card, make_raw
@@ -15,7 +16,8 @@ from dpgan.data import index
 from dpgan.data.index import read_index, scan, write_index
 from dpgan.data.layout import Pair
 from dpgan.data.scan import SCHEMA, scan_pair
-from dpgan.labels import Card, load_card
+from dpgan.errors import UserError
+from dpgan.labels import Card, LabelFormat, load_card
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -23,7 +25,8 @@ CAMVID = Path(os.environ.get("DPGAN_CAMVID", Path(__file__).parents[2] / "shared
 
 
 @pytest.fixture
-def raw(tmp_path: Path) -> Path:
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(index, "SETTLED", 0)  # files that a test has just written count as old
     return make_raw(tmp_path / "raw")
 
 
@@ -42,7 +45,7 @@ def test_clean_pairs(raw: Path) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_ray_gives_the_same_table_and_progress(raw: Path) -> None:
     steps: list[tuple[int, int]] = []
-    frame = scan(make_card(), raw, progress=lambda done, total: steps.append((done, total)), workers=2)
+    frame = scan(make_card(), raw, progress=lambda done, total, *_, **__: steps.append((done, total)), workers=2)
     assert frame.equals(scan(make_card(), raw, workers=1))
     assert steps == [(i, 5) for i in range(6)]
 
@@ -78,9 +81,9 @@ def test_index_bytes_are_a_function_of_its_content(raw: Path, tmp_path: Path) ->
 def test_only_what_changed_is_scanned_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory, scanned = tmp_path / "build/rows.sqlite", list[str]()
 
-    def counted(card: Card, raw: Path, pair: Pair) -> dict[str, object]:
+    def counted(form: LabelFormat, raw: Path, pair: Pair) -> dict[str, object]:
         scanned.append(f"{pair.split}/{pair.id}")
-        return scan_pair(card, raw, pair)
+        return scan_pair(form, raw, pair)
 
     def again(card: Card) -> list[str]:
         scanned.clear()
@@ -104,8 +107,103 @@ def test_only_what_changed_is_scanned_again(raw: Path, tmp_path: Path, monkeypat
     assert again(make_card(encoding="palette")) == everything, "scanned for another encoding"
 
 
+def same(scanned: pd.DataFrame, card: Card, raw: Path) -> bool:
+    return scanned.equals(scan(card, raw, workers=1))
+
+
+def test_an_archive_that_restores_size_and_time_is_scanned_again(tmp_path: Path, raw: Path) -> None:
+    """BMPs of one size, all with the time that the archive gives: only their contents differ."""
+    layout = {"image": "images/{split}/{id}.png", "label": "labels/{split}/{id}.bmp"}
+    card, memory = make_card(layout=layout), tmp_path / "rows.sqlite"
+    maps = [path.with_suffix(".bmp") for path in sorted(raw.glob("labels/*/*.png"))]
+    for path in maps:
+        Image.open(path.with_suffix(".png")).save(path)
+        os.utime(path, (1e9, 1e9))
+    scan(card, raw, workers=1, memory=memory)
+    for path in maps:
+        Image.fromarray(np.full((48, 96), 7, np.uint8)).save(path)
+        os.utime(path, (1e9, 1e9))
+    assert same(scan(card, raw, workers=1, memory=memory), card, raw)
+
+
+def test_files_that_change_places_are_scanned_again(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On file systems whose renames leave the time of status change: the inode tells."""
+    card, memory = make_card(), tmp_path / "rows.sqlite"
+
+    def without_times(path: Path) -> os.stat_result:
+        found = path.stat()
+        return os.stat_result([*found[:6], 999, *[1_000_000_000] * 3])
+
+    monkeypatch.setattr(index, "_stat", without_times)
+    scan(card, raw, workers=1, memory=memory)
+    one, other, aside = (raw / f"images/train/{name}.png" for name in ("1", "2", "aside"))
+    for source, target in ((one, aside), (other, one), (aside, other)):
+        source.rename(target)
+    assert same(scan(card, raw, workers=1, memory=memory), card, raw)
+
+
+def test_all_that_scanning_is_given_is_in_its_key(tmp_path: Path, raw: Path) -> None:
+    """A class that becomes void may have any code in instance maps: the kept fault must not stay."""
+    layout = {**make_card().layout.model_dump(), "instance": "instances/{split}/{id}.png"}
+    for path in sorted(raw.glob("labels/*/*.png")):
+        out = raw / "instances" / path.relative_to(raw / "labels")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.where(np.array(Image.open(path)) == 7, 5, 0).astype(np.uint16)).save(out)
+    classes = [info.model_dump() for info in make_card().classes]
+    card, memory = make_card(layout=layout, classes=classes), tmp_path / "rows.sqlite"
+    frame = scan(card, raw, workers=1, memory=memory)
+    assert frame["instance_fault"].notna().all()
+    classes[1].update(evaluate=False, void=True)
+    card = make_card(layout=layout, classes=classes)
+    frame = scan(card, raw, workers=1, memory=memory)
+    assert frame["instance_fault"].isna().all()
+    assert same(frame, card, raw)
+
+
+def test_what_was_just_written_is_not_kept(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that changes within the resolution of its time stamps looks the same."""
+    memory = tmp_path / "rows.sqlite"
+    monkeypatch.setattr(index, "SETTLED", 60)
+    scan(make_card(), raw, workers=1, memory=memory)
+    steps: list[int] = []
+    scan(make_card(), raw, lambda done, *_, **__: steps.append(done), workers=1, memory=memory)
+    assert steps[0] == 0
+
+
+@pytest.mark.parametrize("change", ["written", "gone"])
+def test_files_that_change_while_they_are_read(raw: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    def during(form: LabelFormat, folder: Path, pair: Pair) -> dict[str, object]:
+        row, path = scan_pair(form, folder, pair), raw / "images/train/1.png"
+        path.unlink(missing_ok=True) if change == "gone" else path.write_bytes(path.read_bytes() + b"more")
+        return row
+
+    monkeypatch.setattr(index, "scan_pair", during)
+    with pytest.raises(UserError, match="wait until nothing writes into the folder, then run this again"):
+        scan(make_card(), raw, workers=1)
+
+
+def test_an_index_of_an_earlier_version_explains_itself(raw: Path, tmp_path: Path) -> None:
+    write_index(scan(make_card(), raw, workers=1), tmp_path / "index.parquet")
+    table = pq.read_table(tmp_path / "index.parquet").drop_columns(["instance_sha256"])
+    pq.write_table(table, tmp_path / "index.parquet")
+    with pytest.raises(UserError, match=r"indexed by another version of dpgan; `dvc repro --force index`"):
+        read_index(tmp_path / "index.parquet")
+
+
+def test_time_left_is_by_pixels(raw: Path) -> None:
+    Image.new("RGB", (960, 480)).save(raw / "images/train/1.png")
+    calls: list[tuple[int, str, float | None]] = []
+
+    def progress(done: int, total: int, note: str = "", /, *, share: float | None = None) -> None:
+        calls.append((done, note, share))
+
+    scan(make_card(), raw, progress, workers=1)
+    assert calls[0] == (0, "0 million pixels, 960x480 at most", None)
+    assert [share for *_, share in calls[1:]] == pytest.approx([n / 104 for n in (1, 101, 102, 103, 104)])
+
+
 def test_an_interrupted_scan_goes_on_where_it_was(raw: Path, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: int, total: int, *_: object, **__: object) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
@@ -113,7 +211,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(raw: Path, tmp_path: Path) -> 
     memory = tmp_path / "rows.sqlite"
     with pytest.raises(KeyboardInterrupt):
         scan(make_card(), raw, interrupt, workers=1, memory=memory)
-    frame = scan(make_card(), raw, lambda *counts: steps.append(counts), workers=1, memory=memory)
+    frame = scan(make_card(), raw, lambda done, total, *_, **__: steps.append((done, total)), workers=1, memory=memory)
     assert steps == [(3, 5), (4, 5), (5, 5)]
     assert frame.equals(scan(make_card(), raw, workers=1))
 

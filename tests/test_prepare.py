@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 from raw_pairs import make_card, make_raw
 
-from dpgan.data.index import scan
-from dpgan.data.prepare import data_hash, hashes, open_prepared, prepare
+from dpgan.data import prepare as preparing
+from dpgan.data.index import scan, write_index
+from dpgan.data.prepare import data_hash, hashes, open_prepared, prepare, resizing
 from dpgan.errors import UserError
+from dpgan.files import file_sha256
 from dpgan.labels import Card
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -131,8 +133,51 @@ def test_instances_come_along_for_val(raw: Path, tmp_path: Path) -> None:
     codes = np.array(Image.open(raw / "instances/test/1.png"))
     codes[40, 3] = 9000
     Image.fromarray(codes).save(raw / "instances/test/1.png")
-    with pytest.raises(UserError, match=r"instances/test/1\.png: 1 pixels are of another class .*`dvc repro index`"):
+    with pytest.raises(UserError, match=r"instances/test/1\.png: not the pixels that were indexed"):
         prepare(frame, card, raw, tmp_path / "out", workers=1)
+
+
+def test_changed_instance_maps_change_the_hashes(raw: Path, tmp_path: Path) -> None:
+    """Of val both, since they are prepared; of train that of the raw pairs alone."""
+    card = add_instances(raw, "train", "test")
+
+    def both() -> dict[str, str]:
+        frame = scan(card, raw, workers=1)
+        write_index(frame, tmp_path / "index.parquet")
+        prepare(frame, card, raw, tmp_path / "out", workers=1)
+        return {**hashes(tmp_path / "out"), "index": file_sha256(tmp_path / "index.parquet")}
+
+    def merge(path: Path) -> None:
+        codes = np.array(Image.open(path))
+        Image.fromarray(np.where(codes == 7001, 7000, codes)).save(path)
+
+    before = both()
+    merge(raw / "instances/train/1.png")
+    train = both()
+    assert [name for name in before if before[name] != train[name]] == ["dataset_hash", "index"]
+    merge(raw / "instances/test/1.png")
+    val = both()
+    assert [name for name in before if train[name] != val[name]] == ["dataset_hash", "data_hash", "index"]
+
+
+@pytest.mark.parametrize("filters", ["_shrink_photo", "_shrink_map"])
+def test_another_resizing_changes_data_hash(
+    raw: Path, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: str
+) -> None:
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    before = hashes(tmp_path / "out")
+
+    def box(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+        other = Image.Resampling.BOX if filters == "_shrink_photo" else Image.Resampling.NEAREST
+        return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize(size[::-1], other))
+
+    monkeypatch.setattr(preparing, filters, box)
+    resizing.cache_clear()
+    prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
+    after = hashes(tmp_path / "out")
+    resizing.cache_clear()
+    assert before["dataset_hash"] == after["dataset_hash"]
+    assert before["data_hash"] != after["data_hash"]
 
 
 def test_instances_of_some_pairs_are_left_out(raw: Path, tmp_path: Path) -> None:
@@ -174,7 +219,7 @@ def test_data_hash_is_of_pixels_classes_and_size(raw: Path, frame: pd.DataFrame,
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nothing_is_half_written(raw: Path, frame: pd.DataFrame, tmp_path: Path, workers: int) -> None:
     (raw / "images/train/2.png").write_bytes(b"gone bad since")
-    with pytest.raises(UserError, match=r"images/train/2\.png: cannot be decoded.*dvc repro index"):
+    with pytest.raises(UserError, match=r"images/train/2\.png: cannot be decoded.*dvc repro --force prepare"):
         prepare(frame, make_card(), raw, tmp_path / "out", workers=workers)
     assert not (tmp_path / "out").exists()
 
@@ -206,7 +251,7 @@ def test_what_was_interrupted_goes_on(raw: Path, frame: pd.DataFrame, tmp_path: 
 def test_a_failure_keeps_what_was_there(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
     prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
     Image.new("RGB", (96, 48)).save(raw / "images/train/2.png")
-    with pytest.raises(UserError, match=r"images/train/2\.png: changed since it was indexed"):
+    with pytest.raises(UserError, match=r"images/train/2\.png: not the pixels that were indexed"):
         prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
     assert open_prepared(tmp_path / "out", "train").images[2].any()
 
@@ -246,7 +291,7 @@ def test_not_prepared(tmp_path: Path) -> None:
 def test_prepared_by_an_earlier_version(raw: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
     prepare(frame, make_card(), raw, tmp_path / "out", workers=1)
     meta = json.loads((tmp_path / "out/meta.json").read_text())
-    del meta["arrays"]
+    del meta["resizing"]
     (tmp_path / "out/meta.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match="by an earlier version of dpgan; `dvc repro prepare`"):
+    with pytest.raises(UserError, match="by an earlier version of dpgan; `dvc repro --force prepare`"):
         open_prepared(tmp_path / "out", "val")

@@ -13,8 +13,9 @@ import pytest
 from PIL import ExifTags, Image
 from raw_pairs import make_card, make_raw
 
+from dpgan.data.decode import decode_ids
 from dpgan.data.layout import find_pairs
-from dpgan.data.scan import GREY, SCHEMA, decode_ids, ramps, scan_pair
+from dpgan.data.scan import GREY, SCHEMA, ramps, scan_pair
 from dpgan.labels import Card
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -28,7 +29,7 @@ def raw(tmp_path: Path) -> Path:
 def row_of(raw: Path, sample_id: str = "train/1", card: Card | None = None) -> dict[str, Any]:
     """The row of a pair, as the index holds it."""
     card = card or make_card()
-    rows = [scan_pair(card, raw, pair) for pair in find_pairs(card, raw)]
+    rows = [scan_pair(card.label_format, raw, pair) for pair in find_pairs(card, raw)]
     return {row["sample_id"]: row for row in pa.Table.from_pylist(rows, schema=SCHEMA).to_pylist()}[sample_id]
 
 
@@ -145,7 +146,7 @@ def test_every_encoding_gives_the_same_ids(raw: Path, encoding: str) -> None:
     assert after["label_fault"] is None
     for column in ("histogram", "label_sha256", "ramps"):
         assert after[column] == before[column]
-    decoded = decode_ids(raw / "labels/train/1.png", card)
+    decoded = decode_ids(raw / "labels/train/1.png", card.label_format)
     assert decoded.image is not None
     assert decoded.image.mode == "L"
     np.testing.assert_array_equal(np.asarray(decoded.image), ids)
@@ -164,7 +165,7 @@ def test_palettes_of_few_colours_are_stored_in_few_bits(raw: Path) -> None:
 
 def test_a_map_in_another_encoding_has_no_ids(raw: Path) -> None:
     painted(raw, "colors")
-    decoded = decode_ids(raw / "labels/train/1.png", make_card())
+    decoded = decode_ids(raw / "labels/train/1.png", make_card().label_format)
     assert decoded.image is None
     assert decoded.fault == row_of(raw)["label_fault"]
     assert "encoding: colors" in str(decoded.fault)
@@ -180,7 +181,7 @@ def test_an_unknown_colour_has_no_class(raw: Path) -> None:
     Image.fromarray(pixels).save(raw / "labels/train/1.png")
     told = row_of(raw, card=card)["unknown_colors"]
     assert told == "#ff05ff (6 pixels), #ff04ff (5 pixels), #ff03ff (4 pixels), #ff02ff (3 pixels) and 2 more colours"
-    ids = decode_ids(raw / "labels/train/1.png", card).image
+    ids = decode_ids(raw / "labels/train/1.png", card.label_format).image
     assert (card.id_table[np.asarray(ids)] < 0).sum() == 1 + 2 + 3 + 4 + 5 + 6
 
 
@@ -210,4 +211,4 @@ def test_instance_maps_agree_with_labels(raw: Path) -> None:
     assert instances(raw, codes) is None
     codes[40, 5:8] = 8000
     assert instances(raw, codes) == "3 pixels are of another class than in the label map: 8000 on id 7 at x=5, y=40"
-    assert instances(raw, codes[:, :90]) == "is 90x48 of mode I;16, its label map 96x48"
+    assert instances(raw, codes[:, :90]) == "is 90x48, its label map 96x48"

@@ -57,9 +57,15 @@ def pair_checks(card: Card) -> list[Check]:
         Check("files can be decoded", "error", _null("broken"), "{broken}",
               "A truncated or corrupt file gives grey blocks or nothing at all.",
               "Copy the file from the source again; `file FILE` says what it is."),
-        Check("photos have 8 bits a channel", "error", _null("image_fault"), "{image}: {image_fault}",
-              "Training sees 8-bit RGB; a wider range would be cut off.",
-              "Convert the photo to 8-bit RGB, with a range that you choose."),
+        Check("images are not too large to read", "error", _null("oversize"), "{oversize}",
+              "Beyond the limit of Pillow, which reads images, a file counts as an attack on the memory.",
+              f"Resize photo and label map alike, still above the card's {width}x{height}: the photo smoothly "
+              "(`mogrify -resize 50% FILE`), the label map by nearest neighbour (`mogrify -filter point -resize 50% "
+              "FILE`)."),
+        Check("photos have 8 bits per channel", "error", _null("image_fault"), "{image}: {image_fault}",
+              "Training sees 8-bit RGB. Of 16 bits Pillow reads the upper 8, and 12-bit cameras use the lower ones.",
+              "Convert the photo to 8-bit RGB, with a range that you choose: 12 bits in 16 by "
+              "`mogrify -level 0,6.25% -depth 8 FILE`, full 16 bits by `mogrify -depth 8 FILE`."),
         Check("photos are stored upright", "error",
               gxe.ExpectColumnValuesToBeInSet(column="image_orientation", value_set=[0, 1]),
               "{image}: EXIF orientation {image_orientation}; viewers turn it, training does not",
@@ -67,6 +73,12 @@ def pair_checks(card: Card) -> list[Check]:
               "If the label map fits what a viewer shows, turn the pixels (`PIL.ImageOps.exif_transpose`, or "
               "`mogrify -auto-orient FILE`); if it fits the pixels as stored, remove the tag "
               "(`exiftool -Orientation= FILE`)."),
+        Check("label maps are stored upright", "error",
+              gxe.ExpectColumnValuesToBeInSet(column="label_orientation", value_set=[0, 1]),
+              "{label}: EXIF orientation {label_orientation}; viewers turn it, training does not",
+              "Pixels are read as stored: the label map would not lie on its photo.",
+              "If the label map fits its photo in a viewer, turn its pixels (`PIL.ImageOps.exif_transpose`); if it "
+              "fits with the pixels as stored, remove the tag (`exiftool -Orientation= FILE`)."),
         Check(f"label maps hold {card.encoding}", "error", _null("label_fault"), "{label}: {label_fault}",
               f"The card says `encoding: {card.encoding}`; what is stored otherwise would be read as other classes.",
               "Set `encoding` in the card to what all files hold (ids, palette, colors), or convert the files that "
@@ -96,8 +108,9 @@ def pair_checks(card: Card) -> list[Check]:
               "The score would be taken on photos that training has seen.",
               "Delete the training pair, or mend `splits` in the card.", beside="twin_across"),
         Check("no validation photo is nearly in training", "error", _null("twin_near"),
-              "{image} is nearly {twin_near}",
-              "The score would be taken on what training has seen: the same photo, saved anew, or the same scene.",
+              "{image} is nearly {twin_near}{mirrored}",
+              "The score would be taken on what training has seen: the same photo, saved anew or mirrored, or the same "
+              "scene.",
               "Delete the training pair; split videos by clip, and fixed cameras by place.", beside="twin_near"),
         Check("no photo stands twice in a split", "warning", _null("twin_within"), "{image} = {twin_within}",
               "It counts twice, in training or in the score.",

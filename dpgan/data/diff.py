@@ -10,8 +10,8 @@ import pandas as pd
 from dpgan.data.facts import class_pixels
 from dpgan.labels import Card, Role
 
-PIXELS = ["image_sha256", "label_sha256"]
-KINDS = ["photo", "label map"]
+PIXELS = ["image_sha256", "label_sha256", "instance_sha256"]
+KINDS = ["photo", "label map", "instance map"]
 LISTED = 10  # samples of a kind that are named
 SHIFTED = 10  # classes of a split that are named, those that changed most first
 
@@ -33,7 +33,7 @@ class Diff:
     added: list[str]
     removed: list[str]
     moved: dict[str, str]  # the same pixels under another id: from, to
-    altered: dict[str, str]  # "photo", "label map", or both
+    altered: dict[str, str]  # what of it: "photo", "label map and instance map", ...
     shifts: list[Shift]
 
     @property
@@ -49,7 +49,7 @@ def diff(before: pd.DataFrame, after: pd.DataFrame, card: Card) -> Diff:
     moved = {
         str(name): where[tuple(row)]
         for name, row in zip(removed, old.loc[removed].to_numpy(), strict=True)
-        if tuple(row) in where and None not in tuple(row)
+        if tuple(row) in where and None not in tuple(row)[:2]  # not every dataset has instance maps
     }
     both = old.index.intersection(new.index)
     names = both.to_list()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dpgan import identities
+from dpgan.data.scan import GREY
 from dpgan.labels import Card
 
-# Two photos are near-duplicates where at most NEAR of the 64 bits of their difference hashes differ, and their grey
-# thumbnails correlate with ALIKE at least. Of toyscapes and CamVid photos that were saved anew (JPEG at quality 50),
-# halved, doubled, squashed, brightened by a fifth or made grey, 94% to 100% come below, at correlations of 0.99;
-# cropped by 2% on all sides, 71%. False alarms: none among 2.9 million pairs of toyscapes, where 6 bits are the least;
-# in CamVid only frames of one clip between which the camera stood still come below, and none across its splits. The
-# correlation is for photos with little in them (night, fog): their hashes are nearly empty, and so alike.
+# Two photos are near-duplicates if at most NEAR of the 64 bits of their difference hashes differ, and their grey
+# thumbnails correlate with ALIKE at least; so are a photo and the mirror image of another. Of toyscapes and CamVid
+# photos that were saved anew (JPEG at quality 50), halved, doubled, squashed, brightened by a fifth or made grey, 94%
+# to 100% come below, at correlations of 0.99; cropped by 2% on all sides, 71%. False alarms: none among 2.9 million
+# pairs of toyscapes, where 6 bits are the least; in CamVid only frames of one clip between which the camera stood still
+# come below, and none across its splits. The correlation is for photos with little in them (night, fog): their hashes
+# are nearly empty, and so alike.
 NEAR = 4
 ALIKE = 0.9
 BLOCK = 256  # training photos compared with all validation photos at once: bounds the memory
@@ -53,8 +56,9 @@ def class_shares(frame: pd.DataFrame, card: Card) -> dict[str, np.ndarray]:
 
 def dataset_hash(frame: pd.DataFrame) -> str:
     """The version of a dataset: equal where the pairs and their pixels are, however the files are stored."""
-    columns = (frame[name] for name in ("sample_id", "image_sha256", "label_sha256"))
-    return identities.raw_pairs(zip(*columns, strict=True))
+    columns = ["sample_id", "image_sha256", "label_sha256", "instance_sha256"]
+    rows = frame[columns].itertuples(index=False, name=None)
+    return identities.raw_pairs(row if row[-1] else row[:-1] for row in rows)  # without instance maps: of three
 
 
 def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
@@ -70,26 +74,40 @@ def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
     }
 
 
-def near_duplicates(frame: pd.DataFrame) -> dict[str, str]:
-    """The sample ids of training photos that nearly are in validation, each with that of the photo most like it."""
+class Near(NamedTuple):
+    """The validation photo that a training photo is most like."""
+
+    sample: str
+    mirrored: bool  # left to right, as training flips do
+
+
+def near_duplicates(frame: pd.DataFrame) -> dict[str, Near]:
+    """The sample ids of training photos that nearly are in validation, as they are or mirrored, with their likes."""
     hashed = frame[frame["image_dhash"].notna()]
     train, val = hashed[hashed["split"] == "train"], hashed[hashed["split"] == "val"]
-    ours, theirs = (np.array([int(h, 16) for h in part["image_dhash"]], dtype=np.uint64) for part in (train, val))
-    found: dict[str, tuple[float, str]] = {}
-    for start in range(0, len(ours), BLOCK):
-        distance = np.bitwise_count(ours[start : start + BLOCK, None] ^ theirs[None])
+    ours, theirs, flipped = (
+        np.array([int(h, 16) for h in hashes], dtype=np.uint64)
+        for hashes in (train["image_dhash"], val["image_dhash"], val["image_dhash_mirrored"])
+    )
+    found: dict[str, tuple[float, Near]] = {}
+    for start, (mirrored, hashes) in product(range(0, len(ours), BLOCK), enumerate((theirs, flipped))):
+        distance = np.bitwise_count(ours[start : start + BLOCK, None] ^ hashes[None])
         for i, j in np.argwhere(distance <= NEAR):
             one, other = train.iloc[start + i], val.iloc[j]
-            alike = _correlation(one["image_grey"], other["image_grey"])
-            if alike >= ALIKE and alike > found.get(one["sample_id"], (0.0, ""))[0]:
-                found[one["sample_id"]] = (alike, other["sample_id"])
-    return {one: other for one, (_, other) in found.items()}
+            alike = _correlation(_grey(one), _grey(other)[:, :: -1 if mirrored else 1])
+            if alike >= ALIKE and alike > found.get(one["sample_id"], (0.0,))[0]:
+                found[one["sample_id"]] = (alike, Near(other["sample_id"], bool(mirrored)))
+    return {one: near for one, (_, near) in found.items()}
 
 
-def _correlation(one: str, other: str) -> float:
-    """Of two grey thumbnails; 0 where one of them is flat."""
-    a, b = (np.frombuffer(bytes.fromhex(text), np.uint8).astype(float) for text in (one, other))
-    a, b = a - a.mean(), b - b.mean()
+def _grey(row: pd.Series) -> np.ndarray:
+    """The grey thumbnail of a photo: uint8 [GREY, GREY]."""
+    return np.frombuffer(bytes.fromhex(row["image_grey"]), np.uint8).reshape(GREY, GREY)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two grey thumbnails; 0 when one of them is flat."""
+    a, b = (grey.ravel() - grey.mean() for grey in (one, other))
     norm = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / norm if norm else 0.0
 
@@ -132,6 +150,7 @@ def pair_facts(frame: pd.DataFrame, card: Card) -> pd.DataFrame:
     height, width = card.size
     across, within = _twins(frame)
     near, photo = near_duplicates(frame), dict(zip(frame["sample_id"], frame["image"], strict=True))
+    likes = [None if twin else near.get(sample) for sample, twin in zip(photo, across, strict=True)]
 
     def texts(values: list[str | None]) -> pd.Series:
         return pd.Series(values, index=frame.index, dtype=object)
@@ -149,8 +168,8 @@ def pair_facts(frame: pd.DataFrame, card: Card) -> pd.DataFrame:
         colors or (_told_ids(row, card) if card.encoding != "colors" else None)
         for colors, row in zip(frame["unknown_colors"], counts, strict=True)
     ]
-    kept = ["sample_id", "split", "image", "label", "instance", "missing", "broken", "image_fault", "label_fault",
-            "instance_fault", "image_orientation", "note"]  # fmt: skip
+    kept = ["sample_id", "split", "image", "label", "instance", "missing", "broken", "oversize", "image_fault",
+            "label_fault", "instance_fault", "image_orientation", "label_orientation", "note"]  # fmt: skip
     return frame[kept].assign(
         ramps=frame["ramps"].astype(float),
         image_size=size("image"),
@@ -159,9 +178,8 @@ def pair_facts(frame: pd.DataFrame, card: Card) -> pd.DataFrame:
         labelled_pixels=where_read(labelled),
         ids_present=where_read((counts > 0).sum(axis=1)).where(labelled > 0),
         twin_across=texts(across),
-        twin_near=texts(
-            [photo[near[i]] if i in near and not twin else None for i, twin in zip(photo, across, strict=True)]
-        ),
+        twin_near=texts([photo[one.sample] if one else None for one in likes]),
+        mirrored=[", mirrored" if one and one.mirrored else "" for one in likes],
         twin_within=texts(within),
         stretch=(frame["image_width"] / frame["image_height"]) * (height / width),
     )

@@ -5,13 +5,14 @@ Pillow's filters are those behind the field's published scores: bicubic for phot
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +25,13 @@ from PIL import Image
 from dpgan import identities
 from dpgan.cluster import each
 from dpgan.config import need
+from dpgan.data.decode import Decoded, codes_fault, decode, decode_codes, decode_ids, pixels_sha256
 from dpgan.data.facts import dataset_hash
-from dpgan.data.index import SAVED_EVERY, Progress
-from dpgan.data.scan import Decoded, decode, decode_ids, decode_instances, pixels_sha256
+from dpgan.data.index import SAVED_EVERY
 from dpgan.errors import UserError
 from dpgan.labels import Card
+
+Progress = Callable[[int, int], None]  # (done, total)
 
 META = "meta.json"
 FILLED = "filled"  # in an unfinished folder: a line "split position" for every pair that is in the arrays
@@ -41,7 +44,7 @@ class Split:
     images: np.ndarray  # uint8 [N, H, W, 3], RGB
     labels: np.ndarray  # uint8 [N, H, W], class indices
     ids: list[str]  # sample ids, "train/0001"
-    instances: np.ndarray | None = None  # uint16 [N, H, W], of val where the dataset has them: see `decode_instances`
+    instances: np.ndarray | None = None  # uint16 [N, H, W], of val if the dataset has them: see `decode_codes`
 
 
 class _Job(NamedTuple):
@@ -54,6 +57,7 @@ class _Job(NamedTuple):
     instance: str | None  # read where the split has an array of them
     image_sha256: str
     label_sha256: str
+    instance_sha256: str | None
 
 
 ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {  # of a split: type, and shape behind [N, H, W]
@@ -69,14 +73,22 @@ def _kinds(split: str, pairs: pd.DataFrame) -> list[str]:
     return [kind for kind in ARRAYS if kind != "instances" or instances]
 
 
+def _where_read(rows: pd.DataFrame, name: str, kinds: dict[str, list[str]]) -> pd.Series:
+    """A column about instance maps, None for splits without an array of them."""
+    columns = zip(rows["split"], rows[name], strict=True)
+    read = [value if "instances" in kinds[split] else None for split, value in columns]
+    return pd.Series(read, index=rows.index, dtype=object)
+
+
 def _path(folder: Path, split: str, kind: str) -> Path:
     return folder / f"{split}_{kind}.npy"
 
 
-def _checked(path: Path, found: Decoded, sha256: str) -> Image.Image:
+def _checked(path: Path, found: Decoded, sha256: str | None) -> Image.Image:
     """A decoded file whose pixels are those that were indexed, and so validated."""
     if found.image is None or pixels_sha256(found.image) != sha256:
-        raise UserError(f"{path}: {found.fault or 'changed since it was indexed'}; run `dvc repro index` again")
+        what = found.fault or "not the pixels that were indexed: the file changed, or the library that decodes it"
+        raise UserError(f"{path}: {what}; `dvc repro --force prepare` indexes it again")
     return found.image
 
 
@@ -85,26 +97,53 @@ def _decode_rgb(path: Path) -> Decoded:
     return found if found.image is None else found._replace(image=found.image.convert("RGB"))
 
 
+def _shrink_photo(photo: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """An RGB image at `size` (height, width): uint8 [H, W, 3]."""
+    return np.asarray(photo.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def _shrink_map(labels: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """A map of ids or codes at `size` (height, width): [H, W] of its type."""
+    return np.asarray(labels.resize(size[::-1], Image.Resampling.NEAREST))
+
+
+@cache
+def resizing() -> str:
+    """sha256 of what resizing makes of noise.
+
+    Other filters, another Pillow that rounds differently, or changed code of ours give another one, without a version
+    that somebody must remember to raise.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    codes = noise[..., 1].astype(np.uint16) * 256
+    digest = hashlib.sha256()
+    for size in ((32, 64), (23, 19), (128, 96)):
+        maps = [_shrink_map(Image.fromarray(part), size) for part in (noise[..., 0], codes)]
+        for part in (_shrink_photo(Image.fromarray(noise), size), *maps):
+            digest.update(f"{part.shape} {part.dtype} ".encode() + part.tobytes())
+    return digest.hexdigest()
+
+
 def _resize(raw: Path, card: Card, job: _Job) -> list[np.ndarray]:
-    """A pair at the card's size, in the order of ARRAYS: without instances where the job has none."""
-    height, width = card.size
+    """A pair at the card's size, in the order of ARRAYS: without instances if the job has none."""
     photo, label = raw / job.image, raw / job.label
-    pixels = _checked(photo, _decode_rgb(photo), job.image_sha256).resize((width, height), Image.Resampling.BICUBIC)
-    full = _checked(label, decode_ids(label, card), job.label_sha256)
-    indices = card.id_table[np.asarray(full.resize((width, height), Image.Resampling.NEAREST))]
+    pixels = _shrink_photo(_checked(photo, _decode_rgb(photo), job.image_sha256), card.size)
+    full = _checked(label, decode_ids(label, card.label_format), job.label_sha256)
+    indices = card.id_table[_shrink_map(full, card.size)]
     if indices.min() < 0:
         raise UserError(f"{label}: holds ids that are not in the card; `dvc repro validate` lists them")
-    found = [np.asarray(pixels), indices.astype(np.uint8)]
+    found = [pixels, indices.astype(np.uint8)]
     if job.instance is not None:
-        codes, fault = decode_instances(raw / job.instance, np.asarray(full), card)
-        if codes is None:
-            raise UserError(f"{raw / job.instance}: {fault}; run `dvc repro index` again")
-        found.append(np.asarray(Image.fromarray(codes).resize((width, height), Image.Resampling.NEAREST)))
+        path = raw / job.instance
+        codes = _checked(path, decode_codes(path), job.instance_sha256)
+        if fault := codes_fault(np.asarray(codes), np.asarray(full), card.label_format):
+            raise UserError(f"{path}: {fault}; `dvc repro validate` lists all such maps")
+        found.append(_shrink_map(codes, card.size))
     return found
 
 
 def _digest(frame: pd.DataFrame, card: Card) -> str:
-    return identities.prepared_data(dataset_hash(frame), card.id_table.tobytes(), card.size)
+    return identities.prepared_data(dataset_hash(frame), card.id_table.tobytes(), card.size, resizing())
 
 
 def _need_space(folder: Path, pairs: int, card: Card) -> None:
@@ -134,7 +173,7 @@ class _Array:
 def _begin(folder: Path, meta: dict[str, Any], card: Card) -> set[tuple[str, int]]:
     """The places that are filled already in a `folder` of the same `meta`; else an empty one with room for all."""
     content = json.dumps(meta, indent=1) + "\n"
-    if (folder / META).exists() and (folder / META).read_text() == content:
+    if (folder / META).is_file() and (folder / META).read_text() == content:
         filled = (line.split() for line in (folder / FILLED).read_text().splitlines())
         return {(split, int(position)) for split, position in filled}
     shutil.rmtree(folder, ignore_errors=True)
@@ -172,18 +211,17 @@ def prepare(
     for row in frame[frame["image_sha256"].isna() | frame["label_sha256"].isna()].itertuples():
         raise UserError(f"{raw}: {row.sample_id} cannot be used; `dvc repro validate` says why")
     rows = frame.sort_values(["split", "id"])
+    kinds = {str(split): _kinds(str(split), pairs) for split, pairs in rows.groupby("split")}
+    rows = rows.assign(**{name: _where_read(rows, name, kinds) for name in ("instance", "instance_sha256")})
     splits = {str(split): pairs for split, pairs in rows.groupby("split")}
     ids = {split: list(pairs["sample_id"]) for split, pairs in splits.items()}
-    kinds = {split: _kinds(split, pairs) for split, pairs in splits.items()}
     meta = {"dataset": card.name, "size": card.size, "ids": ids, "arrays": kinds, "card": card.digest,
-            "dataset_hash": dataset, "data_hash": _digest(rows, card)}  # fmt: skip
+            "dataset_hash": dataset, "resizing": resizing(), "data_hash": _digest(rows, card)}  # fmt: skip
     part = folder.with_name(f".{folder.name}.part")
     filled = _begin(part, meta, card)
     arrays = {split: [_Array(_path(part, split, kind)) for kind in kinds[split]] for split in ids}
     jobs = []
     for split, pairs in splits.items():
-        if "instances" not in kinds[split]:
-            pairs = pairs.assign(instance=None)
         columns = zip(*(pairs[name] for name in _Job._fields[2:]), strict=True)
         jobs += [_Job(split, position, *values) for position, values in enumerate(columns)]
     jobs = [job for job in jobs if job[:2] not in filled]
@@ -220,9 +258,13 @@ def prepare(
 
 
 def _meta(folder: Path) -> dict[str, Any]:
-    meta: dict[str, Any] = json.loads(need(folder / META, "prepare").read_text())
-    if "arrays" not in meta:
-        raise UserError(f"{folder}: prepared by an earlier version of dpgan; `dvc repro prepare` makes it anew")
+    path = need(folder / META, "prepare")
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); `dvc repro --force prepare` makes it anew") from None
+    if not {"arrays", "resizing"} <= meta.keys():
+        raise UserError(f"{folder}: prepared by an earlier version of dpgan; `dvc repro --force prepare` makes it anew")
     return meta
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dpgan.data.decode import decode, decode_ids
 from dpgan.data.facts import class_pixels, class_shares, dataset_hash, drift, most_moved, summary
-from dpgan.data.scan import decode, decode_ids
 from dpgan.files import write_json
 from dpgan.labels import Card, Role
 from dpgan.page import Picture, data_url, hex_color, render
@@ -137,7 +137,7 @@ def _label(raw: Path, name: str | None, card: Card, box: tuple[int, int]) -> Pic
     """A label map in the card's colours; as it is stored where it holds no ids."""
     if name is None:
         return Picture("no label map")
-    ids, fault, _ = decode_ids(raw / name, card)
+    ids, fault, _ = decode_ids(raw / name, card.label_format)
     if ids is None:
         image, undecodable, _ = decode(raw / name)
         if image is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpgan.data.scan import decode
+from dpgan.data.decode import decode
 from dpgan.errors import UserError, some
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from dpgan.data.decode import ENCODING_OF, Header, colors_of, decode, read_header
 from dpgan.data.propose.words import number, some
-from dpgan.data.scan import ENCODING_OF, MAX_RAMPS, colors_of, decode, ramps
+from dpgan.data.scan import MAX_RAMPS, ramps
 from dpgan.errors import UserError
 from dpgan.labels import Encoding
 
@@ -22,13 +22,6 @@ PHOTO_COLORS = 5000  # no palette has as many
 
 Color = tuple[int, int, int]
 Key = int | Color  # a raw id, or a colour where the encoding is colors
-
-
-class Header(NamedTuple):
-    """What an image file says before it is decoded."""
-
-    mode: str  # Pillow's name
-    size: tuple[int, int]  # width, height
 
 
 @dataclass
@@ -62,14 +55,7 @@ def flatness(path: Path) -> float:
 
 def read_headers(folder: Path, paths: Sequence[str]) -> dict[str, Header]:
     """By path; a file without a readable header is left out, for `validate` to tell."""
-    headers = {}
-    for path in paths:
-        try:
-            with Image.open(folder / path) as image:
-                headers[path] = Header(image.mode, image.size)
-        except Exception:  # as in scan.decode: anything may come out of bad bytes
-            continue
-    return headers
+    return {path: header for path in paths if (header := read_header(folder / path))}
 
 
 _CONVERT = {
