@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import psutil
 import requests
@@ -18,6 +19,7 @@ import requests
 from dpgan.errors import UserError
 
 HOST = "127.0.0.1"
+LOG_BYTES = 16 * 1024**2  # of a service's log, at its next start
 START_S = 300  # until a service must answer, on a busy machine
 STARTED_BY = "DPGAN_STARTED_BY"  # in the environment of a service, and so of all that it starts
 
@@ -28,6 +30,17 @@ def hear_sigint() -> None:
     What a script starts in the background ignores it, and so do its children.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A service's log, to be written on: what an earlier start left may say why it ended. One that has grown beyond
+    `LOG_BYTES` becomes `<name>.1`, in the place of the one before it."""
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_name(f"{path.name}.1"))
+    file = path.open("ab")
+    file.write(f"--- started {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n".encode())
+    file.flush()
+    return file
 
 
 def free_port() -> int:
@@ -195,7 +208,7 @@ class Processes:
         UserError with its log where it ends, or is silent for START_S. `how`: of subprocess.Popen.
         """
         log = self.folder / f"{name}.log"
-        with log.open("wb") as file:
+        with open_log(log) as file:
             process = subprocess.Popen(
                 command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 preexec_fn=hear_sigint, **how,

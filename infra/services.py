@@ -33,6 +33,7 @@ from processes import (
     hear_sigint,
     mark_of,
     next_free,
+    open_log,
     run,
     started_by,
     taken,
@@ -111,7 +112,7 @@ def up(ports: Mapping[str, int | None]) -> None:
         if name in services:
             return
         log = STATE / f"{name}.log"
-        with log.open("wb") as file:
+        with open_log(log) as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=PROJECT, env=environment | {STARTED_BY: _mark(name)},
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=hear_sigint,
@@ -144,7 +145,7 @@ def up(ports: Mapping[str, int | None]) -> None:
     if "worker" not in services and not started_by(_mark("worker")):  # a worker's runs may outlive it
         _end_lost_runs(url["prefect"])
     now = datetime.now(UTC).isoformat()
-    start("worker", ["prefect", "worker", "start", "--pool", POOL], lambda: _need_worker(url["prefect"], now))
+    start("worker", ["flows.worker", "start", "--pool", POOL], lambda: _need_worker(url["prefect"], now))
     print(f"\nPrefect  {url['prefect']}\nMLflow   {url['mlflow']}\n")
     print(".venv/bin/prefect deployment run train-dpgan/toyscapes --watch")
 

@@ -83,3 +83,21 @@ def test_it_stops_when_the_flow_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert not alive(pids)
     assert "checkpoint" in said.read_text()
+
+
+def test_waiting_costs_nothing_however_many_processes_there_are(tmp_path: Path) -> None:
+    """A walk through /proc, as often as needed to notice an end, would cost a part of a core for weeks."""
+    begun = tmp_path / "begun"
+    stage = f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(60)"
+    command = [sys.executable, "-m", "flows.child", "0", sys.executable, "-c", stage]
+    with subprocess.Popen(command, cwd=ROOT) as child:
+        while not begun.exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        waits = psutil.Process(child.pid)
+        before, calls = sum(waits.cpu_times()[:2]), waits.num_ctx_switches().voluntary
+        time.sleep(2)
+        assert sum(waits.cpu_times()[:2]) == before
+        assert waits.num_ctx_switches().voluntary - calls <= 1, "it has not woken up"
+        child.terminate()
+        assert child.wait(30) == 143

@@ -15,6 +15,7 @@ from conftest import ROOT
 from dpgan.errors import UserError
 
 sys.path.insert(0, str(ROOT / "infra"))
+import processes
 import services
 
 
@@ -124,3 +125,15 @@ def test_what_outlived_its_service_is_found_and_ended() -> None:
     assert services.end("test", mark, None, 10)
     assert not services.started_by(mark)
     assert not services.end("test", mark, None, 10)
+
+
+def test_a_log_outlives_the_next_start_and_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "prefect.log"
+    for said in (b"why it died\n", b"again\n"):
+        with processes.open_log(log) as file:
+            file.write(said)
+    assert [line for line in log.read_text().splitlines() if not line.startswith("---")] == ["why it died", "again"]
+    monkeypatch.setattr(processes, "LOG_BYTES", 10)
+    for _ in range(3):
+        processes.open_log(log).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prefect.log", "prefect.log.1"]
