@@ -12,8 +12,9 @@ from pathlib import Path
 
 from dpgan import champions, datasets, experiments, scoring, stages
 from dpgan.environment import quiet_environment
-from dpgan.errors import Stopped, UserError
+from dpgan.errors import Stopped, TemporaryError, UserError, without_logins
 from dpgan.imports import import_checkpoint
+from dpgan.progress import record
 from dpgan.settings import unknown_name
 
 STAGES = {
@@ -33,6 +34,7 @@ STAGES = {
 DATA_COMMANDS = ["add", "check", "diff", "accept"]
 REGISTRY_COMMANDS = ["list", "promote", "rollback", "compare"]
 COMMANDS = [*STAGES, "data", "registry", "tables", "ui", "import-checkpoint"]
+MESSAGE = 4000  # characters of an error that are recorded: a line is written in one piece
 PORT_HELP = "port of the MLflow UI on this machine"
 
 
@@ -152,41 +154,63 @@ def _known(word: Sequence[str], commands: Sequence[str], kind: str, where: str) 
         raise unknown_name(kind, word[0], commands, where=where)
 
 
+def _run(arguments: Sequence[str]) -> int:
+    _known(arguments, COMMANDS, "stage", "dpgan")
+    if arguments[:1] == ["data"]:
+        _known(arguments[1:], DATA_COMMANDS, "command", "dpgan data")
+    if arguments[:1] == ["registry"]:
+        _known(arguments[1:], REGISTRY_COMMANDS, "command", "dpgan registry")
+    given = _parser().parse_args(arguments)
+    if given.command == "ui":
+        open_ui(given.port)
+    elif given.command == "import-checkpoint":
+        import_checkpoint(given.file, given.out, given.register)
+    elif given.command == "tables":
+        experiments.tables(given.preset, given.commands)
+    elif given.command == "evaluate" and len(arguments) > 1:
+        scoring.score(given.model, given.images, given.dataset, given.raw, given.against, given.out)
+    elif given.command == "registry":
+        _run_registry(given)
+    elif given.command == "data":
+        return _run_data(given)
+    else:
+        STAGES[given.command]()
+    return 0
+
+
+def _explained(error: Exception) -> UserError | None:
+    """The sentence for an error that is a user's, or that may pass; None for a bug, which keeps its traceback."""
+    if isinstance(error, UserError):
+        return error
+    from dpgan.registry.outage import may_pass  # MLflow is slow to import
+
+    if may_pass(error):
+        return TemporaryError(f"{type(error).__name__}: {error}; it may pass: run this again in a while")
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 a check failed, 2 a user's mistake, 130 or 143 interrupted."""
+    """Run one command; the exit code: 0 done, 1 a check failed, 2 a user's mistake, 75 what may pass when the command
+    is run again (a service that is away, a lock that is taken), 130 or 143 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    quiet_environment()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        _known(arguments, COMMANDS, "stage", "dpgan")
-        if arguments[:1] == ["data"]:
-            _known(arguments[1:], DATA_COMMANDS, "command", "dpgan data")
-        if arguments[:1] == ["registry"]:
-            _known(arguments[1:], REGISTRY_COMMANDS, "command", "dpgan registry")
-        given = _parser().parse_args(arguments)
-        if given.command == "ui":
-            open_ui(given.port)
-        elif given.command == "import-checkpoint":
-            import_checkpoint(given.file, given.out, given.register)
-        elif given.command == "tables":
-            experiments.tables(given.preset, given.commands)
-        elif given.command == "evaluate" and len(arguments) > 1:
-            scoring.score(given.model, given.images, given.dataset, given.raw, given.against, given.out)
-        elif given.command == "registry":
-            _run_registry(given)
-        elif given.command == "data":
-            return _run_data(given)
-        else:
-            STAGES[given.command]()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        quiet_environment()
+        return _run(arguments)
     except KeyboardInterrupt as error:
         print(f"\n{arguments[0]} interrupted; run the same command again to go on", file=sys.stderr)
         return error.exit_code if isinstance(error, Stopped) else 130
     except BrokenPipeError:  # `| head` has read enough; what is left in the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    except Exception as error:
+        explained = _explained(error)
+        if explained is None:
+            record("failure", exit_code=1, message=without_logins(f"{type(error).__name__}: {error}")[:MESSAGE])
+            raise
+        record("failure", exit_code=explained.exit_code, message=str(explained)[:MESSAGE])
+        print(f"error: {explained}", file=sys.stderr)
+        return explained.exit_code
 
 
 if __name__ == "__main__":

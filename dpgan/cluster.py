@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import ray
 
-from dpgan.errors import UserError
+from dpgan.errors import TemporaryError, UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ MAX_RETRIES = 3  # of a task whose worker or node died
 def start_ray(cpus: int) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine with `cpus` CPUs, where none runs yet.
 
-    UserError where the cluster does not let us join, or where ours would let in anybody.
+    TemporaryError if the cluster does not let us join; UserError if ours would let in anybody.
     """
     if ray.is_initialized():
         return
@@ -43,7 +43,7 @@ def start_ray(cpus: int) -> None:
             ray.init(**quiet, runtime_env={"py_modules": [str(Path(__file__).parent)]})  # the nodes run our revision
             signal.signal(signal.SIGTERM, handler)
         except OSError as error:
-            raise UserError(
+            raise TemporaryError(
                 f"RAY_ADDRESS={address}: no Ray cluster lets us join ({error}); start it, bring its token "
                 "(~/.ray/auth_token, or RAY_AUTH_MODE=disabled where it asks for none), or unset RAY_ADDRESS to work "
                 "on this machine"

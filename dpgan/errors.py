@@ -1,13 +1,33 @@
-"""The one error type for what a user can mend."""
+"""What ends a command: what a user can fix, what may pass by itself, a signal."""
 
+import os
+import re
 from collections.abc import Sequence
+
+_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")  # of a URL: user:password or a token
+
+
+def without_logins(text: str) -> str:
+    """A text with the logins of its URLs taken out; for what is printed, logged or recorded."""
+    return _LOGIN.sub("***", text)
 
 
 class UserError(Exception):
     """A user's mistake: the message says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with `exit_code`. Logins of URLs are taken out.
     """
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_logins(message))
+
+
+class TemporaryError(UserError):
+    """What may pass when it is tried again: a service that is away, a lock that is taken, a store that is busy."""
+
+    exit_code = os.EX_TEMPFAIL  # 75
 
 
 class Stopped(KeyboardInterrupt):

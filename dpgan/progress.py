@@ -1,13 +1,28 @@
-"""Progress of long work on the terminal: what is done, the rate, and the time left."""
+"""Progress of long work: lines on the terminal, and records for the program that runs a stage."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
-from typing import Literal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
 
-# What a line may begin with. A word each: `flows` reads the lines as "word done/total rest".
+# What a line may begin with.
 Stage = Literal["render", "check", "index", "prepare", "judge", "train", "read", "evaluate", "promote", "registry"]
+RECORDS = "DPGAN_RECORDS"  # a file; when it is set, a stage reports about itself there
+
+
+def record(kind: str, **facts: Any) -> None:
+    """Append a line of JSON to the file that DPGAN_RECORDS names; nothing if it is not set.
+
+    Kinds: `progress` (stage, done, total, text), `run` (run_id: of MLflow), `failure` (exit_code, message).
+    """
+    if path := os.environ.get(RECORDS):
+        with suppress(OSError), Path(path).open("a") as file:  # a full disk must not end a training here
+            file.write(json.dumps({"kind": kind, **facts}) + "\n")
 
 
 def _clock(seconds: float) -> str:
@@ -47,5 +62,6 @@ class Progress:
             facts.append(f"{_clock(left)} left")
         facts.append(f"loss {note:.3f}" if isinstance(note, float) else note)
         text = "  ".join(fact for fact in (*facts, self.subject) if fact)
+        record("progress", stage=self.stage, done=done, total=total, text=text)
         end = "\n" if done >= total or not self.terminal else ""
         print(f"\r\033[K{text}" if self.terminal else text, end=end, flush=True)

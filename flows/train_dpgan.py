@@ -4,33 +4,40 @@
     python -m flows.train_dpgan                              # without any service
 
 Prefect owns no graph of its own: a task is `dvc repro STAGE`, so what is up to date is not run again. A user's mistake
-ends the run as failed, with a sentence and no traceback; only what waiting can mend is tried again.
+ends the run as failed, with a sentence and no traceback; only what may pass is tried again. Prefect's server may go
+away meanwhile: no stage waits for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Failed, State
+from pydantic import Field, ValidationError
 
 from dpgan.config import PARAMS
-from dpgan.errors import UserError
+from dpgan.errors import TemporaryError, UserError
+from dpgan.registry.outage import may_pass
 from dpgan.registry.records import AWAITS
-from dpgan.registry.tracking import tag_run, tracking_uri
+from dpgan.registry.spool import replay_all
+from dpgan.registry.store import tracking_uri
+from dpgan.registry.tracking import tag_run
 from dpgan.settings import load_yaml
 from dpgan.stages import VALIDATION, raw_pointer
-from flows import artifacts
+from flows import artifacts, stage
 from flows.workspace import Workspace, keep, open_workspace, repository
 
 # Task and stage; the first one fixes the version of the data.
@@ -38,32 +45,21 @@ STAGES = {
     "version": "index",
     **{name: name for name in ("validate", "prepare", "judge", "train", "evaluate", "promote")},
 }
-# What a lock, a network or a server that starts again says: waiting may mend it.
-PASSES = (
-    "Unable to acquire lock",
-    "Connection refused",
-    "Connection reset",
-    "Temporary failure in name resolution",
-    "Could not resolve host",
-    "Could not connect to the endpoint",
-    "does not answer",
-)
 APPROVAL_S = 24 * 3600
-
-
-class PassingError(Exception):
-    """What may be gone when it is tried again."""
+PREFECT_S = 24 * 3600  # a run whose work is done waits for a server that is away, to report its end
+SHOW_S = 60  # at the end, for the artifacts that are not sent yet
+BOARD = artifacts.Board()
 
 
 class Approval(RunInput):
     """A person's decision about the candidate."""
 
     promote: bool
-    reason: str
+    reason: str = Field(min_length=1, pattern=r"\S")
 
 
 def _passes(task: Any, run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), PassingError)
+    return isinstance(state.result(raise_on_failure=False), TemporaryError)
 
 
 _tried: dict[str, Any] = {
@@ -74,11 +70,11 @@ _tried: dict[str, Any] = {
 }
 
 
-def _failed(message: str) -> State[Any]:
-    """The end of a task by a mistake. What may pass is raised, so that it is tried again."""
-    if any(sign in message for sign in PASSES):
-        raise PassingError(message)
-    return Failed(message=message)
+def _failed(error: UserError) -> State[Any]:
+    """The end of a task by a mistake. What may pass is raised: Prefect tries again only what raises."""
+    if isinstance(error, TemporaryError):
+        raise error
+    return Failed(message=str(error))
 
 
 @task(**_tried, task_run_name="workspace")
@@ -88,7 +84,7 @@ def enter(dataset: str, revision: str | None, overrides: dict[str, Any]) -> Work
     try:
         made = open_workspace(dataset, revision, overrides, flow_run.get_name() or "run", log.info)
     except UserError as error:
-        return _failed(str(error))
+        return _failed(error)
     log.info(f"{dataset} at commit {made.commit[:12]} in {made.root}")
     return made
 
@@ -103,58 +99,40 @@ def run_stage(name: str, workspace: Workspace) -> State[Any] | None:
     if name == "version":
         pointer = raw_pointer(Path(workspace.params.raw))
         commands = [*([["dvc", "pull", str(pointer)]] if pointer.exists() else []), ["dvc", "repro", STAGES[name]]]
-    show = artifacts.Progress(name)
+    linked = False  # to its MLflow run
+
+    def show(record: stage.Record) -> None:
+        nonlocal linked
+        if record["kind"] == "progress":
+            BOARD.show(f"{name}-progress", artifacts.progress(record["done"], record["total"], record["text"]))
+        elif record["kind"] == "run":
+            linked = True
+            BOARD.show("mlflow-run", partial(artifacts.mlflow_run, workspace.root, record["run_id"]))
+
     try:
         for command in commands:
-            _run(workspace, command, show)
+            stage.run(workspace, command, get_run_logger().info, show)
     except UserError as error:
-        return _failed(f"{name}: {error}")
+        return _failed(type(error)(f"{name}: {error}"))
     finally:
-        if name == "validate" and VALIDATION.exists():  # above all where it stops the flow
-            artifacts.publish_data_report()
-    if name == "train" and not show.linked:  # it was up to date, and printed nothing
-        artifacts.publish_run(artifacts.trained_run())
+        if name == "validate" and VALIDATION.exists():  # above all if it stops the flow
+            BOARD.show("data-report", artifacts.data_report())
+    if name == "train" and not linked:  # it was up to date, and reported nothing
+        BOARD.show("mlflow-run", partial(artifacts.mlflow_run, workspace.root, artifacts.trained_run()))
     elif name == "evaluate":
-        artifacts.publish_scores()
+        BOARD.show("scores", artifacts.scores())
+        BOARD.show("contact-sheet", artifacts.contact_sheet())
     return None
-
-
-def _run(workspace: Workspace, command: list[str], show: Callable[[str], None]) -> None:
-    """Run a command of the environment in the workspace; UserError with its last lines where it fails."""
-    log = get_run_logger()
-    child = [sys.executable, str(Path(__file__).with_name("child.py")), str(workspace.params.run.grace_s)]
-    process = subprocess.Popen(
-        [*child, sys.executable, "-m", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        pass_fds=[workspace.lock],  # the workspace is taken until the whole tree has ended
-        env={**workspace.environment(), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-    )
-    tail: list[str] = []
-    try:
-        for line in process.stdout or ():
-            if line.strip():
-                log.info(line.rstrip())
-                show(line.rstrip())
-                tail = [*tail[-4:], line.strip()]
-        code = process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()  # it ends by itself, whatever it has to kill for that
-        raise
-    if code:
-        raise UserError(f"{' '.join(command)} ended with code {code}: {' | '.join(tail)}")
 
 
 @task(**_tried, task_run_name="approve")
 def promote_approved(workspace: Workspace, version: int, reason: str) -> State[Any] | None:
     """Make the version champion, by a person's word."""
+    command = ["dpgan.cli", "registry", "promote", str(version), f"--reason={reason}"]
     try:
-        _run(workspace, ["dpgan.cli", "registry", "promote", str(version), "--reason", reason], lambda _: None)
+        stage.run(workspace, command, get_run_logger().info, lambda _: None)
     except UserError as error:
-        return _failed(str(error))
+        return _failed(error)
     return None
 
 
@@ -164,9 +142,14 @@ def keep_run(workspace: Workspace, result: dict[str, Any]) -> State[Any] | None:
     message = f"{flow_run.get_name()}: {result['model']} version {result['version']} {result['verdict']}"
     try:
         commit = keep(workspace, message)
+        replay_all(Path.cwd())  # what the stages could not send to MLflow
+        tag_run(tracking_uri(Path.cwd()), artifacts.trained_run(), {"git.run": f"{workspace.branch} {commit}"})
     except UserError as error:
-        return _failed(str(error))
-    tag_run(tracking_uri(Path.cwd()), artifacts.trained_run(), {"git.run": f"{workspace.branch} {commit}"})
+        return _failed(error)
+    except Exception as error:
+        if may_pass(error):
+            raise TemporaryError(f"keep: {error}") from error
+        raise
     get_run_logger().info(f"kept as {commit[:12]} on the branch {workspace.branch}")
     return None
 
@@ -197,28 +180,60 @@ def train_dpgan(
     if folder := repository()[1]:
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(folder))
     try:
-        return _run_stages(_value(enter(dataset, revision, asked, return_state=True)))
+        workspace = _value(enter(dataset, revision, asked, return_state=True))
+        try:
+            result: dict[str, Any] | State[Any] = _run_stages(workspace)
+        finally:
+            os.close(workspace.lock)  # the next run of the dataset need not wait for Prefect's server
     except UserError as error:
-        return Failed(message=str(error))
-
-
-def _run_stages(workspace: Workspace) -> dict[str, Any]:
-    """All stages in the workspace, and a person's decision where one is waited for; what the registry made of it."""
-    with contextlib.chdir(workspace.root):
-        for name in STAGES:
-            _value(run_stage(name, workspace, return_state=True))
-        result = artifacts.publish_verdict()
-        if result["verdict"] == AWAITS:
-            decision = pause_flow_run(wait_for_input=Approval, timeout=APPROVAL_S)
-            if decision.promote:
-                _value(promote_approved(workspace, result["version"], decision.reason, return_state=True))
-                result |= {"verdict": "promoted by hand", "champion": result["version"]}
-        _value(keep_run(workspace, result, return_state=True))
+        result = Failed(message=str(error))
+    _wait_for_prefect()
+    if unsent := BOARD.flush(SHOW_S):
+        get_run_logger().warning(f"Prefect's server did not take the artifacts {', '.join(unsent)}")
     return result
 
 
+def _run_stages(workspace: Workspace) -> dict[str, Any]:
+    """All stages in the workspace, and a person's decision if one is waited for; what the registry made of it."""
+    with contextlib.chdir(workspace.root):
+        for name in STAGES:
+            _value(run_stage(name, workspace, return_state=True))
+        result = artifacts.promotion()
+        BOARD.show("verdict", artifacts.verdict(result))
+        _value(keep_run(workspace, result, return_state=True))  # before the pause: a decision may never come
+        if result["verdict"] == AWAITS and (reason := _approval(result)) is not None:
+            _value(promote_approved(workspace, result["version"], reason, return_state=True))
+            result |= {"verdict": "promoted by hand", "champion": result["version"]}
+            _value(keep_run(workspace, result, return_state=True))
+    return result
+
+
+def _approval(result: dict[str, Any]) -> str | None:
+    """The reason of the person who promotes the candidate; None if they decline. UserError if nobody decides."""
+    version = result["version"]
+    later = f"version {version} stays challenger; later: dpgan registry promote {version} --reason ..."
+    _wait_for_prefect()
+    try:
+        decision = pause_flow_run(wait_for_input=Approval, timeout=APPROVAL_S)
+    except FlowPauseTimeout:
+        raise UserError(f"nobody decided within {APPROVAL_S / 3600:g} hours; {later}") from None
+    except ValidationError:
+        raise UserError(f"the decision came without a reason; {later}") from None
+    except httpx.HTTPError as error:
+        raise UserError(f"Prefect's server went away before the decision came ({error}); {later}") from None
+    return decision.reason if decision.promote else None
+
+
+def _wait_for_prefect() -> None:
+    """Until Prefect's server answers, a day at most: what a run has to report next is reported once."""
+    client = get_client(sync_client=True)
+    deadline = time.monotonic() + PREFECT_S
+    while client.api_healthcheck() is not None and time.monotonic() < deadline:
+        time.sleep(5)
+
+
 def _value(state: State[Any]) -> Any:
-    """What a task made; UserError with what it said where it did not end well."""
+    """What a task made; UserError with its message if it did not end well."""
     if not state.is_completed():
         raise UserError(state.message)
     return state.result()

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from ruamel.yaml import YAML
 
 from dpgan.config import PARAMS, Params, train_settings
-from dpgan.data.versions import dvc, settings
-from dpgan.errors import UserError
+from dpgan.data.versions import dvc, remote, settings
+from dpgan.errors import TemporaryError, UserError
 from dpgan.labels import Card, load_card
 from dpgan.settings import load_yaml, parse
 from dpgan.stages import need_raw, raw_pointer
@@ -34,6 +35,7 @@ from dpgan.stages import need_raw, raw_pointer
 REPOSITORY = "DPGAN_REPOSITORY"  # what is trained: a git URL, or a folder of this machine; default: this project
 WORKSPACES = "DPGAN_WORKSPACES"  # the folder of the workspaces; on a cluster a path that all nodes share
 RECORDED = ("dvc.lock", "data/*/dvc.lock", "build/judge.json", "build/train.json", "build/scores.json")
+_REMOTE = ("clone", "fetch", "push")  # what git does with another machine, if the repository is there
 _WHO = ("-c", "user.name=dpgan", "-c", "user.email=dpgan@localhost", "-c", "commit.gpgsign=false")
 
 
@@ -63,7 +65,7 @@ def open_workspace(
     """The workspace of `dataset` at `revision` (default: the repository's HEAD), with `overrides` of params.yaml
     ({"train.images": 600}), as soon as no other run is in it. `run` names the run in git.
 
-    UserError for what is not there, or cannot be, before anything is changed.
+    UserError for what is not there, or cannot be, before anything is changed; TemporaryError if it may pass.
     """
     url, local = repository()
     home = _home(local)
@@ -76,6 +78,7 @@ def open_workspace(
     try:
         root = home / dataset
         _clone(url, root)
+        recover(root)
         commit = _check_out(root, revision, url)
         text, params, card = _params(root, local, dataset, overrides)
         train_settings(params, card.preset, root / PARAMS)
@@ -94,16 +97,43 @@ def open_workspace(
 def keep(workspace: Workspace, message: str) -> str:
     """Commit dvc.lock and the scores to the branch of the dataset's runs, and push the data to the DVC remote.
 
-    The commit. UserError where git or DVC refuses.
+    The commit; the same one when it is tried again. UserError if git or DVC refuses, TemporaryError if it may pass.
     """
     root = workspace.root
     found = [str(path.relative_to(root)) for pattern in RECORDED for path in sorted(root.glob(pattern))]
     _git(root, "add", "--force", "--", *found)
-    _git(root, *_WHO, "commit", "--quiet", "--allow-empty", "--message", message)
+    if _git(root, "log", "-1", "--format=%B") != message:
+        _git(root, *_WHO, "commit", "--quiet", "--allow-empty", "--message", message)
     _git(root, "push", "--quiet", "origin", f"HEAD:refs/heads/{workspace.branch}")
-    if _remote_elsewhere(root):
+    where = remote(root)
+    if where is not None and not Path(where).is_relative_to(root):
         dvc(root, "push", "--quiet")
     return _git(root, "rev-parse", "HEAD")
+
+
+def recover(root: Path) -> None:
+    """Take away the locks that git and DVC left in a workspace when they were killed. Its own lock must be held: then
+    no process of a run is left there, and a person's is looked for. TemporaryError if there is one."""
+    if (pid := at_work(root)) is not None:
+        raise TemporaryError(f"{root}: process {pid} works there with git or DVC; this run needs it for itself")
+    tmp = root / ".dvc" / "tmp"
+    # DVC's rwlock names pids, which may be other processes by now; hardlink_lock's files never expire.
+    stale = [*(root / ".git").rglob("*.lock"), *(tmp / name for name in ("lock", "rwlock", "rwlock.lock"))]
+    for path in stale:
+        path.unlink(missing_ok=True)
+
+
+def at_work(root: Path) -> int | None:
+    """The id of a process of git or DVC that works in a folder; None if there is none."""
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            tool = any(Path(word).name in ("git", "dvc") for word in words[:3])  # python -m dvc, python /bin/dvc
+            if tool and Path(process.cwd()).is_relative_to(root):
+                return process.pid
+        except (psutil.Error, OSError):  # it has ended, or is another user's
+            continue
+    return None
 
 
 def repository() -> tuple[str, Path | None]:
@@ -142,9 +172,13 @@ def _lock(path: Path, wait: Callable[[], None]) -> int:
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    """What git prints. UserError if it fails; TemporaryError if it had to do with another machine."""
+    # Not in the background: git's housekeeping would hold locks in a workspace that the next run takes for free.
+    command = ["git", "-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false", *words]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{root}: git {words[0]}: {done.stderr.strip()}")
+        kind = TemporaryError if words[0] in _REMOTE and repository()[1] is None else UserError
+        raise kind(f"{root}: git {words[0]}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
@@ -250,15 +284,10 @@ def _share(root: Path, local: Path | None, home: Path) -> None:
     for key, value in theirs.items():
         if key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute():
             ini.read_dict({f"'remote \"{key[7:-4]}\"'": {"url": value}})
-    with mine.open("w") as file:
+    part = mine.with_suffix(".part")  # a file that a kill has cut off would stay
+    with part.open("w") as file:
         ini.write(file)
-
-
-def _remote_elsewhere(root: Path) -> bool:
-    """Whether there is a default remote, and it is more than a folder of this workspace."""
-    found = settings(root)
-    url = found.get(f"remote.{found.get('core.remote')}.url")
-    return url is not None and not Path(url).is_relative_to(root)
+    part.rename(mine)
 
 
 def _begin(workspace: Workspace, run: str) -> None:

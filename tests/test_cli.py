@@ -212,6 +212,35 @@ def test_port_in_use(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--port" in error
 
 
+def test_what_may_pass_has_its_own_exit_code(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("DPGAN_RECORDS", str(tmp_path / "records"))
+    assert main(["registry", "list"]) == 75
+    (failure,) = [json.loads(line) for line in (tmp_path / "records").read_text().splitlines()]
+    error = capsys.readouterr().err
+    assert error == f"error: {failure['message']}\n"
+    assert "does not answer" in error
+    assert "secret" not in error
+    assert failure["exit_code"] == 75
+
+
+def test_a_bug_keeps_its_traceback_and_is_recorded(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("Connection refused, says a bug")
+
+    monkeypatch.setitem(main.__globals__["STAGES"], "index", broken)
+    monkeypatch.setenv("DPGAN_RECORDS", str(tmp_path / "records"))
+    with pytest.raises(RuntimeError):
+        main(["index"])
+    assert json.loads((tmp_path / "records").read_text()) == {
+        "kind": "failure", "exit_code": 1, "message": "RuntimeError: Connection refused, says a bug",
+    }  # fmt: skip
+
+
 def test_interruption_has_its_own_exit_code(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import json
+from pathlib import Path
 
 import pytest
 
-from dpgan.progress import Progress, Stage
-from flows.artifacts import PROGRESS
+from dpgan.progress import Progress
 
 
 def test_lines_tell_what_is_done_the_rate_and_the_time(
@@ -30,14 +30,16 @@ def test_lines_tell_what_is_done_the_rate_and_the_time(
     assert last.split() == ["train", "100/100", "images", "2.0", "images/s", "0:40", "in", "all"]
 
 
-@pytest.mark.parametrize("stage", get_args(Stage))
-def test_prefect_reads_every_stages_lines(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """Mypy holds that a line begins with one of these."""
-    progress = Progress(stage, subject="the candidate 'best'")
+def test_progress_is_recorded_for_the_program_that_runs_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DPGAN_RECORDS", str(tmp_path / "records"))
+    progress = Progress("evaluate", subject="the candidate 'best'")
     progress(0, 12)
     progress(12, 12, 1.5)
-    for line, done in zip(capsys.readouterr().out.splitlines(), ("0", "12"), strict=True):
-        found = PROGRESS.match(line)
-        assert found, line
-        assert found.group(1, 2, 3) == (stage, done, "12")
-        assert line.endswith("the candidate 'best'")
+    found = [json.loads(line) for line in (tmp_path / "records").read_text().splitlines()]
+    assert [record["text"] for record in found] == capsys.readouterr().out.splitlines()
+    assert found[0]["text"].endswith("the candidate 'best'")
+    assert [(r["kind"], r["stage"], r["done"], r["total"]) for r in found] == [
+        ("progress", "evaluate", 0, 12), ("progress", "evaluate", 12, 12),
+    ]  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,9 @@ import yaml
 from conftest import ROOT
 from dvc_repo import git
 
-from dpgan.data.versions import settings
-from dpgan.errors import UserError
-from flows.workspace import Workspace, keep, open_workspace
+from dpgan.data.versions import dvc, settings
+from dpgan.errors import TemporaryError, UserError
+from flows.workspace import Workspace, at_work, keep, open_workspace
 
 PARAMS = """\
 # The run.
@@ -63,7 +66,8 @@ def enter() -> object:
 
     yield enter
     for descriptor in held:
-        os.close(descriptor)
+        with suppress(OSError):  # a test has let it go
+            os.close(descriptor)
 
 
 Enter = Callable[..., Workspace]
@@ -202,3 +206,92 @@ def test_a_repository_elsewhere_needs_a_folder_for_its_clones(monkeypatch: pytes
     monkeypatch.delenv("DPGAN_WORKSPACES", raising=False)
     with pytest.raises(UserError, match="DPGAN_WORKSPACES is not set"):
         open_workspace("toyscapes", None, {}, "run", print)
+
+
+def leave(made: Workspace) -> None:
+    """The locks of a run that was killed hard; process 1, another program by now, has the number of its DVC."""
+    (made.root / ".git/index.lock").touch()
+    (made.root / ".git/refs/remotes/origin/runs").mkdir(parents=True, exist_ok=True)
+    (made.root / ".git/refs/remotes/origin/runs/toyscapes.lock").touch()
+    tmp = made.root / ".dvc/tmp"
+    tmp.mkdir(exist_ok=True)
+    held = {"write": {str(made.root / "build/made"): {"pid": 1, "cmd": "dvc repro"}}, "read": {}}
+    (tmp / "rwlock").write_text(json.dumps(held))
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_that_was_killed_blocks_no_later_one(enter: Enter) -> None:
+    made = enter()
+    leave(made)
+    os.close(made.lock)
+    made = enter(overrides={"seed": 1})
+    (made.root / "dvc.yaml").write_text("stages: {made: {cmd: mkdir -p build && touch build/made, outs: [build/made]}}")
+    dvc(made.root, "repro", "made")
+    keep(made, "done")
+
+
+@pytest.mark.usefixtures("project")
+def test_locks_of_a_person_at_work_are_left_alone(enter: Enter) -> None:
+    made = enter()
+    os.close(made.lock)
+    leave(made)
+    with subprocess.Popen(["git", "hash-object", "--stdin"], cwd=made.root / "data", stdin=subprocess.PIPE) as person:
+        assert at_work(made.root) == person.pid
+        with pytest.raises(TemporaryError, match=f"process {person.pid} works there"):
+            enter()
+        assert (made.root / ".git/index.lock").exists()
+        person.kill()
+    assert at_work(made.root) is None
+
+
+def test_a_half_made_clone_is_made_anew(project: Path, enter: Enter) -> None:
+    half = project / ".services/workspaces/toyscapes.new/.git"
+    half.mkdir(parents=True)
+    (half / "config").write_text("[core")
+    assert enter().commit == git(project, "rev-parse", "HEAD")
+
+
+def test_only_what_talks_to_another_machine_may_pass(
+    project: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DPGAN_WORKSPACES", str(tmp_path / "workspaces"))
+    monkeypatch.setenv("DPGAN_REPOSITORY", "http://user:secret@127.0.0.1:9/dpgan.git")
+    with pytest.raises(TemporaryError, match="git clone") as away:
+        enter()
+    assert "secret" not in str(away.value)
+    monkeypatch.setenv("DPGAN_REPOSITORY", str(tmp_path))  # a folder that is no repository
+    with pytest.raises(UserError, match="not a git repository") as wrong:
+        enter()
+    assert not isinstance(wrong.value, TemporaryError)
+
+
+def test_what_is_kept_again_is_kept_once(project: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = enter()
+    monkeypatch.setenv("DPGAN_REPOSITORY", "http://127.0.0.1:9/dpgan.git")
+    git(made.root, "remote", "set-url", "origin", "http://127.0.0.1:9/dpgan.git")
+    with pytest.raises(TemporaryError, match="git push"):
+        keep(made, "amber-fox: done")
+    git(made.root, "remote", "set-url", "origin", str(project))
+    keep(made, "amber-fox: done")
+    assert git(project, "log", "--first-parent", "--format=%s", "-2", "runs/toyscapes").splitlines()[0] == (
+        "amber-fox: done"
+    )
+    assert git(project, "rev-list", "--count", "--first-parent", "runs/toyscapes") == "3"
+
+
+@pytest.mark.parametrize(("url", "passes"), [("s3://dvc", True), ("folder", False)])
+def test_a_dvc_remote_on_another_machine_may_come_back(
+    project: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch, url: str, passes: bool
+) -> None:
+    made = enter()
+    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_MAX_ATTEMPTS": "1",
+                        "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    where = url if passes else str(project / "file/below")
+    (project / "file").touch()
+    dvc(made.root, "config", "--local", "remote.storage.url", where)
+    (made.root / "made").write_text("data")
+    dvc(made.root, "add", "made")
+    with pytest.raises(UserError, match="dvc push") as error:
+        keep(made, "done")
+    assert isinstance(error.value, TemporaryError) == passes

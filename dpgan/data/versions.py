@@ -8,15 +8,19 @@ from pathlib import Path
 
 import yaml
 
-from dpgan.errors import UserError
+from dpgan.errors import TemporaryError, UserError
+
+_REMOTE = ("push", "pull", "fetch")  # what DVC does with the remote
 
 
 def dvc(root: Path, *words: str) -> str:
-    """What `dvc WORDS` prints in the folder `root`; UserError with what it says where it fails."""
+    """What `dvc WORDS` prints in the folder `root`; UserError with what it says if it fails, TemporaryError if it had
+    to do with a remote on another machine."""
     done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line.removeprefix("ERROR: ") for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise UserError(f"dvc {' '.join(words)}: " + "; ".join(said or [f"ended with code {done.returncode}"]))
+        kind = TemporaryError if words[0] in _REMOTE and remote_elsewhere(root) else UserError
+        raise kind(f"dvc {' '.join(words)}: " + "; ".join(said or [f"ended with code {done.returncode}"]))
     return done.stdout
 
 
@@ -33,6 +37,18 @@ def settings(root: Path) -> dict[str, str]:
     DVC shows the URL of a remote that is a folder as an absolute path.
     """
     return dict(line.split("=", 1) for line in dvc(root, "config", "--list").splitlines() if "=" in line)
+
+
+def remote(root: Path) -> str | None:
+    """The URL of the default remote, or its folder; None if the project has none."""
+    found = settings(root)
+    return found.get(f"remote.{found.get('core.remote')}.url")
+
+
+def remote_elsewhere(root: Path) -> bool:
+    """Whether the default remote is on another machine."""
+    url = remote(root) or ""
+    return "://" in url and not url.startswith("file://")
 
 
 def need_project(root: Path) -> None:

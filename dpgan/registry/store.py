@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 from mlflow.store.db.utils import _get_latest_schema_revision
 
-from dpgan.errors import UserError
+from dpgan.errors import TemporaryError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ def _answers(url: str, seconds: float) -> bool:
 
 
 def need_server(uri: str) -> None:
-    """UserError if the tracking server does not answer."""
+    """TemporaryError if the tracking server does not answer."""
     if not server_is_up(uri):
-        raise UserError(
+        raise TemporaryError(
             f"MLFLOW_TRACKING_URI={uri}: the tracking server does not answer; start it and run this again, "
             "or unset MLFLOW_TRACKING_URI to use the project's own mlruns/mlflow.db"
         )
@@ -138,7 +138,7 @@ def database_error(file: Path, error: Exception) -> UserError:
     """What to say of a SQLite file that an operation failed on."""
     message = str(error)
     if "locked" in message:
-        return UserError(f"{file} has been locked by another process for {LOCK_S} s; run this again in a while")
+        return TemporaryError(f"{file} has been locked by another process for {LOCK_S} s; run this again in a while")
     if "readonly" in message or "unable to open" in message:
         return not_writable(file, message)
     return UserError(

@@ -13,7 +13,7 @@ from dpgan import identities
 from dpgan.checks import check_fits
 from dpgan.config import need, train_settings
 from dpgan.files import new_folder, write_json
-from dpgan.progress import Progress
+from dpgan.progress import Progress, record
 from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, VALIDATION, setup, splits
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def train() -> None:
     kept.write_text(run_id)
     tracker = Tracker.of(root, run_id)
     tracker.artifact(need(VALIDATION, "validate"), "data")
+    record("run", run_id=run_id)
     print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
     with _run_status(tracker.finish):
         launch(job, tracker, Progress("train"))

@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -138,6 +139,27 @@ def test_two_datasets_at_once_a_queue_and_a_cancel_that_leaves_a_resumable_run(s
         assert "schema" in services.run("git", "show", f"runs/{dataset}:dvc.lock")
     assert list((services.root / "storage/files/md5").iterdir()), "pushed to the DVC remote"
     assert (services.root / "params.yaml").read_text() == services.run("git", "show", "HEAD:params.yaml")
+
+
+def test_a_run_outlives_a_prefect_server_that_is_away(services: Services) -> None:
+    before = services.run("git", "log", "-1", "--format=%H", "--all", "--", "build/scores.json")
+    run = services.prefect.start("toyscapes", overrides={"train.images": 84, "seed": 3})
+    services.checkpoint("toyscapes")
+    server = psutil.Process(services.services()["prefect"]["pid"])
+    for process in (server, *server.children(recursive=True)):
+        process.kill()
+    deadline = time.monotonic() + 300
+    while services.run("git", "log", "-1", "--format=%H", "--all", "--", "build/scores.json") == before:
+        assert time.monotonic() < deadline, "trained, scored and kept, although nobody listens"
+        time.sleep(1)
+    log = (services.root / ".services/prefect.log").read_text()
+    services.make("up")
+    assert (services.root / ".services/prefect.log").read_text().startswith(log), "it may say why the server died"
+    services.prefect.wait(run, "Completed")
+    shown = services.prefect.artifacts(run)
+    assert {"data-report", "evaluate-progress", "mlflow-run", "scores", "contact-sheet", "verdict"} <= set(shown)
+    assert shown["train-progress"] == 100
+    assert list(services.prefect.tasks(run).values()) == ["Completed"] * 9
 
 
 def test_down_ends_a_run_with_its_checkpoint_and_nothing_else(services: Services) -> None:
