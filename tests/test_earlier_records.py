@@ -20,6 +20,7 @@ from dpgan.identities import protocol_key
 from dpgan.labels import load_card
 from dpgan.registry.gate import Evaluation
 from dpgan.registry.packaging import Package
+from dpgan.stages.evaluate import make_evaluator
 
 stage = import_module("dpgan.stages.promote")  # `dpgan.stages` has a function of this name
 
@@ -90,6 +91,13 @@ def test_an_evaluation_of_before_is_not_promoted(project: Project) -> None:
     write_json(Path("build/scores.json"), {})
     with pytest.raises(UserError, match=r"evaluation: scored by another version of dpgan; `dvc repro evaluate` scores"):
         stage.promote()
+
+
+def test_data_of_an_edited_card_are_not_scored(project: Project) -> None:
+    card = load_card("toyscapes")
+    write_json(Path("build/prepared/meta.json"), {"card": card.model_copy(update={"size": (64, 64)}).digest})
+    with pytest.raises(UserError, match=r"prepared: prepared with another version of data/toyscapes/dataset\.yaml"):
+        make_evaluator()
 
 
 def test_a_champion_of_other_classes_is_explained(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

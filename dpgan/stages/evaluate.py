@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpgan import identities
 from dpgan.config import BUILD, TrainSettings, need
+from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card
 from dpgan.progress import Progress
@@ -122,6 +123,11 @@ def make_evaluator(card: Card | None = None, build: Path = BUILD) -> tuple[Evalu
     params, own = setup()
     card = card or own
     prepared, judge = build / PREPARED.name, build / JUDGE.name
+    if read_json(prepared / "meta.json", "prepare")["card"] != card.digest:
+        raise UserError(
+            f"{prepared}: prepared with another version of data/{card.name}/dataset.yaml, whose classes may differ; "
+            "`dvc repro judge` prepares it again"
+        )
     use_all_cores()
     device = choose_device(params.run.device)
     extractor = chosen(params.evaluate.inception_weights, device)
