@@ -127,7 +127,12 @@ class RunSettings(Model):
         default=False, description="torch.compile both networks: the first step takes minutes; for GPUs, which small "
         "batches leave waiting for the next operation",
     )  # fmt: skip
-    max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker")
+    max_failures: int = Field(default=2, ge=0, description="restarts after a lost worker, and starts in vain")
+    start_timeout_s: float = Field(
+        default=180, gt=0,
+        description="seconds that training waits for workers to start, and for a node in place of a lost one; then it "
+        "ends and says what is missing. A container with an image to load needs some minutes",
+    )  # fmt: skip
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
     keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept, beside the best one's")
     keep_every: int | None = Field(default=None, ge=1, description="checkpoints at multiples of it stay: runs/finished")

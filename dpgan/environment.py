@@ -28,7 +28,6 @@ def quiet_environment() -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     }
     if os.environ.get("RAY_ADDRESS"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import ray
 import ray.train.collective
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dpgan import cluster
 from dpgan.config import RunSettings
@@ -28,26 +30,53 @@ from dpgan.training.build import Job
 from dpgan.training.loop import Tracker, train
 from dpgan.training.strategy import AgreedError
 
+WATCH_S = 5.0  # between two looks at Ray's nodes: it needs some seconds itself until it calls one lost
 
-def resources(run: RunSettings) -> dict[str, float]:
-    """What each worker takes of the running Ray; UserError where Ray has too little, and would wait forever."""
-    have = ray.cluster_resources()
-    gpu = run.device == "cuda" or (run.device == "auto" and have.get("GPU", 0) > 0)
-    share: dict[str, float] = {"CPU": run.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+Resources = Mapping[str, float]
+"""Amounts by kind: CPU, GPU."""
+
+
+def share_of_worker(run: RunSettings, nodes: Sequence[Resources]) -> dict[str, float]:
+    """What each worker takes of the running Ray."""
+    gpu = run.device == "cuda" or (run.device == "auto" and any(node.get("GPU", 0) for node in nodes))
+    return {"CPU": run.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+
+
+def missing(run: RunSettings, share: Resources, nodes: Sequence[Resources]) -> str | None:
+    """What the `nodes` lack for all workers to run, and what to do; None if nothing."""
     for kind, amount in share.items():
-        if have.get(kind, 0) < amount * run.workers:
-            raise UserError(
-                f"params.yaml: run.workers {run.workers} need {amount * run.workers:g} {kind}s, Ray has "
-                f"{have.get(kind, 0):g}; ask for fewer workers, or set run.device"
+        have = sum(node.get(kind, 0) for node in nodes)
+        if have < amount * run.workers:
+            return (
+                f"params.yaml: run.workers {run.workers} need {amount * run.workers:g} {kind}s, Ray has {have:g}; "
+                "ask for fewer workers, or set run.device"
             )
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    able = sum(all(node.get(kind, 0) >= amount for kind, amount in share.items()) for node in nodes)
+    fit = [min(int(node.get(kind, 0) // amount) for kind, amount in share.items()) for node in nodes]
+    able = sum(count > 0 for count in fit)
     if run.placement == "STRICT_SPREAD" and able < run.workers:
-        raise UserError(
+        return (
             f"params.yaml: run.placement STRICT_SPREAD puts each of run.workers {run.workers} on a node of its own, "
             f"Ray has {able} that can take one; ask for fewer workers, or take SPREAD"
         )
+    if sum(fit) < run.workers:
+        return (
+            f"params.yaml: Ray's nodes have room for {sum(fit)} of run.workers {run.workers} with run.cpus_per_worker "
+            f"{run.cpus_per_worker} on one node; ask for fewer of either"
+        )
+    return None
+
+
+def resources(run: RunSettings) -> dict[str, float]:
+    """What each worker takes of the running Ray; UserError if Ray has too little, and would wait forever."""
+    nodes = _nodes()
+    share = share_of_worker(run, nodes)
+    if gap := missing(run, share, nodes):
+        raise UserError(gap)
     return share
+
+
+def _nodes() -> list[Resources]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def start_ray(run: RunSettings) -> None:
@@ -59,31 +88,21 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
     """Run `train` on `job.run.workers` workers until it is done; lost workers are restarted from a checkpoint.
 
     `report(done, total, note)` is called in this process. SIGINT and SIGTERM end it after a checkpoint, or after
-    `run.grace_s`, or at once when sent again; then Stopped is raised.
+    `run.grace_s`, or at once when sent again; then Stopped is raised. UserError if nodes or workers are lost for good.
     """
     run = job.run
     start_ray(run)
     share = resources(run)
-    gpu = "GPU" in share
-    board, orders = Queue(), Queue()
-    closed, mistakes = threading.Event(), list[UserError]()
+    # On this node: what the workers report must not be lost with another one.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board, orders = (Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}) for _ in range(2))
+    closed, mistakes, lost = threading.Event(), list[UserError](), list[UserError]()
     printer = threading.Thread(target=_read, args=(board, report, mistakes, closed), daemon=True)
     printer.start()
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"job": job, "tracker": tracker, "board": board, "orders": orders},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(
-            num_workers=run.workers, use_gpu=gpu, resources_per_worker=share, placement_strategy=run.placement
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(job.folder),
-            failure_config=FailureConfig(max_failures=run.max_failures),
-        ),
-    )
+    threading.Thread(target=_watch, args=(run, share, lost, closed), daemon=True).start()
+    trainer = _trainer(job, share, {"job": job, "tracker": tracker, "board": board, "orders": orders})
     try:
-        failure = _fit(trainer, orders, run.grace_s)
+        failure = _fit(trainer, orders, run.grace_s, lost)
     finally:
         closed.set()
         printer.join(timeout=5)
@@ -91,13 +110,35 @@ def launch(job: Job, tracker: Tracker, report: Callable[[int, int, str], None]) 
         if failure is not None or isinstance(mistake, AgreedError):  # else a restart has fixed it
             raise mistake
     if failure is not None:
-        raise failure
+        raise _explained(failure, run)
 
 
-def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float) -> BaseException | None:
+def _trainer(job: Job, share: Mapping[str, float], config: dict[str, Any]) -> TorchTrainer:
+    run, gpu = job.run, "GPU" in share
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(run.start_timeout_s)  # Ray hands it to its controller
+    return TorchTrainer(
+        _worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
+        scaling_config=ScalingConfig(
+            num_workers=run.workers, use_gpu=gpu, resources_per_worker=dict(share), placement_strategy=run.placement
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(job.folder),
+            failure_config=FailureConfig(
+                max_failures=run.max_failures,
+                controller_failure_limit=run.max_failures,  # starts in vain: Ray's default is to try for ever
+                max_preemption_failures=run.max_failures,
+            ),
+        ),
+    )
+
+
+def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float, lost: list[UserError]) -> BaseException | None:
     """`trainer.fit()` in a thread: there Ray leaves the signals alone, which it would answer by killing the workers.
 
-    Returns what made it fail.
+    Returns what made it fail, or the first of `lost`, which ends the waiting.
     """
     failures: list[BaseException] = []
 
@@ -111,7 +152,7 @@ def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float) -> BaseException 
     with taken_signals() as taken:
         fitting.start()
         deadline = float("inf")
-        while fitting.is_alive() and len(taken) < 2 and time.monotonic() < deadline:
+        while fitting.is_alive() and not lost and len(taken) < 2 and time.monotonic() < deadline:
             fitting.join(0.2)
             if taken and deadline == float("inf"):
                 deadline = time.monotonic() + grace_s
@@ -119,7 +160,54 @@ def _fit(trainer: TorchTrainer, orders: Queue, grace_s: float) -> BaseException 
                 print(f"train     stopping after a checkpoint, within {grace_s:g} s; again: at once", flush=True)
     if taken:
         raise Stopped(taken[0])
-    return failures[0] if failures else None
+    return next(iter([*failures, *lost]), None)
+
+
+def _watch(run: RunSettings, share: Resources, lost: list[UserError], closed: threading.Event) -> None:
+    """Print what is missing when Ray has become too small for the workers; `lost` if it stays so.
+
+    Ray itself waits without a word, and starts the workers again when a node has joined.
+    """
+    since: float | None = None
+    while not closed.wait(WATCH_S):
+        try:
+            gap = missing(run, share, _nodes())
+        except ray.exceptions.RayError:  # Ray is ending, and `fit` says why
+            return
+        if gap is None:
+            since = None
+        elif since is None:
+            since = time.monotonic()
+            print(f"train     a node is lost; waiting up to {run.start_timeout_s:g} s for one: {gap}", flush=True)
+        elif time.monotonic() - since > run.start_timeout_s:
+            lost.append(
+                UserError(
+                    f"a node was lost, and none came back within run.start_timeout_s {run.start_timeout_s:g}: {gap}. "
+                    "The same command resumes from the last checkpoint, also with fewer workers"
+                )
+            )
+            return
+
+
+def _explained(failure: BaseException, run: RunSettings) -> BaseException:
+    """A sentence for what Ray ran out of patience with; any other failure as it is."""
+    again = "The same command resumes from the last checkpoint"
+    if isinstance(failure, ControllerError):
+        return UserError(
+            f"Ray could not start run.workers {run.workers} in {run.max_failures + 1} attempts of up to "
+            f"{run.start_timeout_s:g} s ({failure.controller_failure}): other work may hold the CPUs or GPUs, `ray "
+            f"status` shows it. {again}"
+        )
+    if isinstance(failure, WorkerGroupError):
+        died = {rank: e for rank, e in failure.worker_failures.items() if isinstance(e, ray.exceptions.RayActorError)}
+        if died:
+            rank, cause = next(iter(died.items()))
+            return UserError(
+                f"training worker {rank} died, after run.max_failures {run.max_failures} restarts "
+                f"({str(cause).splitlines()[0]}): most often for lack of memory, take a smaller train.batch per worker "
+                f"or train.accumulate. {again}"
+            )
+    return failure
 
 
 @contextmanager
@@ -138,7 +226,7 @@ def taken_signals() -> Iterator[list[int]]:
 def _read(
     board: Queue, report: Callable[[int, int, str], None], mistakes: list[UserError], closed: threading.Event
 ) -> None:
-    """Tell what the workers put on the board, until it is closed and empty."""
+    """Print and report what the workers put on the board, until it is closed and empty."""
     while True:
         try:
             message = board.get(timeout=0.5)
@@ -179,5 +267,5 @@ def _worker(config: dict[str, Any]) -> None:
         board.put(error)
         raise
     except Exception:
-        board.put(f"a worker failed:\n{traceback.format_exc()}")  # at once: Ray tells it only when no restart is left
+        board.put(f"a worker failed:\n{traceback.format_exc()}")  # at once: Ray reports it only when no restart is left
         raise

@@ -37,6 +37,23 @@ task = job(Path("/not/on/the/nodes"), folder, workers=2, **{SETTINGS})
 task = replace(task, run=task.run.model_copy(update={HOW}), published=publish(project))
 launch(task, Records(folder / "log"), lambda *_: None)
 """
+ENDLESS = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from test_training import Records
+from tiny_job import job
+from dpgan.errors import UserError
+from dpgan.training.launch import launch
+prepared, folder = map(Path, sys.argv[1:])
+task = job(prepared, folder, workers=2, images=400_000, evaluate_images=400_000)
+how = {"placement": "STRICT_SPREAD", "start_timeout_s": 10, "checkpoint_images": 20, "log_images": 20}
+task = replace(task, run=task.run.model_copy(update=how))
+try:
+    launch(task, Records(folder / "log"), lambda *_: None)
+except UserError as error:
+    print("ended:", error, flush=True)
+"""
 
 
 def free_port() -> int:
@@ -100,14 +117,23 @@ class Nodes:
                         found.add(name)
         return found
 
+    def lose(self, name: str) -> None:
+        """Kill a node with all that runs on it."""
+        self._kill(self.processes[list(self.commands).index(name)])
+
     def stop(self) -> None:
         """By their own process ids: `ray stop` would end every Ray on this machine, and SIGTERM takes 30 s."""
-        mine = [psutil.Process(process.pid) for process in self.processes if process.poll() is None]
-        for process in [*mine, *(child for node in mine for child in node.children(recursive=True))]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        for started in self.processes:
-            started.wait(timeout=60)
+        for process in self.processes:
+            self._kill(process)
+
+    @staticmethod
+    def _kill(started: subprocess.Popen[bytes]) -> None:
+        if started.poll() is None:
+            node = psutil.Process(started.pid)
+            for process in [node, *node.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        started.wait(timeout=60)
 
 
 @pytest.fixture
@@ -148,3 +174,26 @@ def test_they_train_what_one_worker_trains(tiny: Path, tmp_path: Path, nodes: No
     for together, single in zip(ours, expected, strict=True):
         for name in (n for n in single if n.startswith("loss/")):
             assert together[name] == pytest.approx(single[name], rel=2e-3, abs=1e-5), (single["step"], name)
+
+
+def test_a_node_that_stays_away_ends_in_a_sentence(tiny: Path, tmp_path: Path, nodes: Nodes) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(tiny), str(tmp_path)], env=nodes.env | {"RAY_ADDRESS": nodes.address},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as driver:  # fmt: skip
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("checkpoints/images_*")) and time.monotonic() < deadline:
+            assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
+            time.sleep(0.2)
+        nodes.lose("second")
+        gone = time.monotonic()
+        try:
+            output, _ = driver.communicate(timeout=150)
+        finally:
+            driver.kill()
+    seconds = time.monotonic() - gone
+    words = "params.yaml: run.placement STRICT_SPREAD puts each of run.workers 2 on a node of its own, Ray has 1"
+    assert f"a node is lost; waiting up to 10 s for one: {words}" in output, (seconds, output)
+    assert f"ended: a node was lost, and none came back within run.start_timeout_s 10: {words}" in output, output
+    assert "The same command resumes from the last checkpoint" in output
+    assert list(tmp_path.glob("checkpoints/images_*/manifest.json"))
