@@ -54,4 +54,5 @@ clean: ## what the pipeline made, but not the environment
 	.venv/bin/pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements.lock | \
 	  awk '/^Collecting/ {n++; if (n % 25 == 0) print "environment: " n " packages collected"; fflush()} /^(Installing|Successfully)/ {print substr($$0, 1, 100) "..."; fflush()}'
 	.venv/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	.venv/bin/python -c 'from pathlib import Path; from dpgan.data.versions import use_private_cache; from dpgan.environment import quiet_environment; quiet_environment(); use_private_cache(Path())'
 	@touch $@

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from dpgan.errors import UserError
 
 
 def quiet_environment() -> None:
     """Telemetry of every dependency off, and nothing that needs the network; set before they are imported.
 
-    What the user has set already stays as it is.
+    What the user has set already stays as it is. DVC's folder for hashes and links is one of this user alone.
     """
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     defaults = {
+        "DVC_SITE_CACHE_DIR": str(Path(caches).expanduser() / "dpgan" / "dvc"),
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "true",
         "GX_ANALYTICS_ENABLED": "false",
@@ -34,3 +39,22 @@ def quiet_environment() -> None:
         defaults["RAY_AUTH_MODE"] = "token"  # what `ray start` asks of those who join; a local Ray makes its own
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+    _keep_private(Path(os.environ["DVC_SITE_CACHE_DIR"]))
+
+
+def _keep_private(folder: Path) -> None:
+    """Make a folder that nobody else can write to, or take that right away. UserError if it is another user's.
+
+    DVC unpickles what it finds there, so whoever writes there runs code here (CVE-2025-69872, in diskcache, without a
+    fix). Its default is /var/tmp/dvc, which every user of the machine can write to.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return  # then DVC cannot use it either, and says so
+    facts = folder.stat()
+    if facts.st_uid != os.geteuid():
+        raise UserError(f"DVC_SITE_CACHE_DIR: {folder} is another user's, and DVC runs what it finds there; name a "
+                        "folder of your own")  # fmt: skip
+    if facts.st_mode & 0o077:
+        folder.chmod(0o700)

@@ -55,8 +55,10 @@ class Workspace:
         return f"runs/{self.dataset}"
 
     def environment(self) -> dict[str, str]:
-        """Of the stages' processes: they run the workspace's code, not the code that this process runs."""
-        return {**os.environ, "PYTHONPATH": str(self.root)}
+        """Of the stages' processes: they run the workspace's code, not the code that this process runs, and need no
+        login of Prefect's."""
+        given = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+        return {**given, "PYTHONPATH": str(self.root)}
 
 
 def open_workspace(

@@ -3,8 +3,8 @@
     python infra/services.py up [--prefect-port N] [--mlflow-port N]      # or `make up`
     python infra/services.py down
 
-They listen on loopback and outlive the terminal. State lies in .services/; prefect.toml tells Prefect's client where
-this project's server is. `down` ends what `up` started, by process and never by name.
+They listen on loopback and outlive the terminal. State lies in .services/; prefect.toml names this project's server to
+Prefect's client, and its login. `down` ends what `up` started, by process and never by name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import fcntl
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ from processes import (
     wait_until,
 )
 
+from dpgan.data.versions import use_private_cache
 from dpgan.environment import quiet_environment
 from dpgan.errors import UserError
 from dpgan.registry.tracking import open_store
@@ -48,6 +50,7 @@ INFRA = Path(__file__).absolute().parent
 PROJECT = INFRA.parent
 STATE = PROJECT / ".services"
 RECORD, CLIENT = STATE / "services.json", PROJECT / "prefect.toml"
+LOGIN = STATE / "prefect-login"  # name:password; who may call Prefect's API may run code here
 POOL = "dpgan"
 PORTS = {"mlflow": 5000, "prefect": 4200}
 WRITTEN = "# Written by `make up`, deleted by `make down`: Prefect's client finds the server of this project by it.\n"
@@ -74,10 +77,28 @@ def _record(services: Mapping[str, Service]) -> None:
     new.replace(RECORD)
 
 
+def login() -> str:
+    """Prefect's login, `name:password`, made at the first start. Without one every web page that the operator opens
+    could call the API (its browser reaches loopback), and have it run code."""
+    if not LOGIN.exists():
+        _write_private(LOGIN, f"dpgan:{secrets.token_hex(24)}\n")
+    return LOGIN.read_text().strip()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """A file that only its owner can read, whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    new.replace(path)
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """UserError where another `make up` or `make down` is at work."""
     STATE.mkdir(exist_ok=True)
+    STATE.chmod(0o700)
     with (STATE / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,6 +119,7 @@ def up(ports: Mapping[str, int | None]) -> None:
         end("mlflow", _mark("mlflow"), None, patience_s=30)
     url = _urls(before, services, ports)
     store = open_store(PROJECT)
+    use_private_cache(PROJECT)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -107,14 +129,17 @@ def up(ports: Mapping[str, int | None]) -> None:
         "DPGAN_REPOSITORY": f"file://{PROJECT}",
         "DPGAN_WORKSPACES": str(STATE / "workspaces"),
     }
+    client = environment | {"PREFECT_API_AUTH_STRING": login()}
+    own = ",".join(url["prefect"].replace(HOST, host) for host in (HOST, "localhost"))
+    server = environment | {"PREFECT_SERVER_API_AUTH_STRING": login(), "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own}
 
-    def start(name: str, command: list[str], answers: Callable[[], object]) -> None:
+    def start(name: str, command: list[str], env: Mapping[str, str], answers: Callable[[], object]) -> None:
         if name in services:
             return
         log = STATE / f"{name}.log"
         with open_log(log) as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=PROJECT, env=environment | {STARTED_BY: _mark(name)},
+                [sys.executable, "-m", *command], cwd=PROJECT, env={**env, STARTED_BY: _mark(name)},
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=hear_sigint,
             )  # fmt: skip
         services[name] = Service.of(process.pid, url.get(name, ""))
@@ -133,20 +158,24 @@ def up(ports: Mapping[str, int | None]) -> None:
         "mlflow",
         ["mlflow", "server", "--backend-store-uri", store, "--no-serve-artifacts", "--default-artifact-root",
          (PROJECT / "mlruns" / "artifacts").as_uri(), "--host", host, "--port", port["mlflow"], "--workers", "1"],
-        lambda: ask(f"{url['mlflow']}/health"),
+        environment, lambda: ask(f"{url['mlflow']}/health"),
     )  # fmt: skip
     start(
-        "prefect", ["prefect", "server", "start", "--host", host, "--port", port["prefect"]],
+        "prefect", ["prefect", "server", "start", "--host", host, "--port", port["prefect"]], server,
         lambda: ask(f"{url['prefect']}/api/health"),
     )  # fmt: skip
-    CLIENT.write_text(f'{WRITTEN}[api]\nurl = "{url["prefect"]}/api"\n\n[server]\nanalytics_enabled = false\n')
+    _write_private(
+        CLIENT,
+        f'{WRITTEN}[api]\nurl = "{url["prefect"]}/api"\nauth_string = "{login()}"\n\n'
+        "[server]\nanalytics_enabled = false\n",
+    )
     print("deploys", flush=True)
-    deploy(environment)
+    deploy(client)
     if "worker" not in services and not started_by(_mark("worker")):  # a worker's runs may outlive it
         _end_lost_runs(url["prefect"])
     now = datetime.now(UTC).isoformat()
-    start("worker", ["flows.worker", "start", "--pool", POOL], lambda: _need_worker(url["prefect"], now))
-    print(f"\nPrefect  {url['prefect']}\nMLflow   {url['mlflow']}\n")
+    start("worker", ["flows.worker", "start", "--pool", POOL], client, lambda: _need_worker(url["prefect"], now))
+    print(f"\nPrefect  {url['prefect']}, its login is in {LOGIN.relative_to(PROJECT)}\nMLflow   {url['mlflow']}\n")
     print(".venv/bin/prefect deployment run train-dpgan/toyscapes --watch")
 
 
@@ -187,9 +216,17 @@ def _urls(
     return url
 
 
+def _post(url: str, content: Mapping[str, Any] | None = None) -> Any:
+    """What Prefect's API answers to a call with the project's login; OSError if it refuses or is away."""
+    name, _, password = login().partition(":")
+    answer = requests.post(url, json=content, auth=(name, password), timeout=30)
+    answer.raise_for_status()
+    return answer.json()
+
+
 def _need_worker(url: str, since: str) -> None:
     """UserError where no worker of the pool has been heard of since an ISO time."""
-    workers: list[dict[str, Any]] = requests.post(f"{url}/api/work_pools/{POOL}/workers/filter", timeout=10).json()
+    workers: list[dict[str, Any]] = _post(f"{url}/api/work_pools/{POOL}/workers/filter")
     if not any((worker.get("last_heartbeat_time") or "") > since for worker in workers):
         raise UserError("no worker is online yet")
 
@@ -198,10 +235,10 @@ def _end_lost_runs(url: str) -> None:
     """Runs that have lost their process are over: as running, they would hold up the next one of their dataset."""
     states = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}
     query: dict[str, Any] = {"flow_runs": {"state": states}, "work_pools": {"name": {"any_": [POOL]}}}
-    for lost in requests.post(f"{url}/api/flow_runs/filter", json=query, timeout=30).json():
+    for lost in _post(f"{url}/api/flow_runs/filter", query):
         over = "CANCELLED" if lost["state"]["type"] == "CANCELLING" else "CRASHED"  # Prefect allows no other way
         state = {"type": over, "message": "its process is gone; a new run goes on from its last checkpoint"}
-        requests.post(f"{url}/api/flow_runs/{lost['id']}/set_state", json={"state": state}, timeout=30)
+        _post(f"{url}/api/flow_runs/{lost['id']}/set_state", {"state": state})
         print(f"run {lost['name']} was cut off", flush=True)
 
 

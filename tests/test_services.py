@@ -25,6 +25,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "STATE": tmp_path,
         "RECORD": tmp_path / "services.json",
         "CLIENT": tmp_path / "prefect.toml",
+        "LOGIN": tmp_path / "prefect-login",
     }.items():
         monkeypatch.setattr(services, name, path)
     return tmp_path
@@ -137,3 +138,10 @@ def test_a_log_outlives_the_next_start_and_stays_bounded(tmp_path: Path, monkeyp
     for _ in range(3):
         processes.open_log(log).close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prefect.log", "prefect.log.1"]
+
+
+def test_the_login_is_made_once_and_is_private(state: Path) -> None:
+    made = services.login()
+    assert services.login() == made
+    assert services.LOGIN.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in state.iterdir()] == ["prefect-login"]

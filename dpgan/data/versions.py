@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,11 @@ def settings(root: Path) -> dict[str, str]:
     DVC shows the URL of a remote that is a folder as an absolute path.
     """
     return dict(line.split("=", 1) for line in dvc(root, "config", "--list").splitlines() if "=" in line)
+
+
+def use_private_cache(root: Path) -> None:
+    """Have a bare `dvc` in the project `root` use the folder that ours uses (dpgan.environment), too."""
+    dvc(root, "config", "--local", "core.site_cache_dir", os.environ["DVC_SITE_CACHE_DIR"])
 
 
 def remote(root: Path) -> str | None:

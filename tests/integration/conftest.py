@@ -83,7 +83,8 @@ class Services(Project):
 
     @property
     def prefect(self) -> PrefectClient:
-        return PrefectClient(f"{self.services()['prefect']['url']}/api")
+        login = (self.root / ".services/prefect-login").read_text().strip()
+        return PrefectClient(f"{self.services()['prefect']['url']}/api", login)
 
     def workspace(self, dataset: str) -> Path:
         return self.root / ".services/workspaces" / dataset

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+import requests
 
 from .conftest import Services, make_clone
 
@@ -105,6 +106,42 @@ def test_the_services_are_the_projects_own_whatever_the_shell_names(waiting: Ser
     assert (waiting.root / "mlruns/mlflow.db").exists()
     waiting.env["DPGAN_REPOSITORY"] = f"file://{waiting.root}"
     waiting.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "waits.yaml")
+
+
+EVIL = {"Origin": "https://evil.example"}
+DEPLOYMENTS = "api/deployments/filter"
+
+
+def test_no_web_page_reaches_the_services(waiting: Services) -> None:
+    """What a browser sends for a page of another site; the last ones after a rebinding of its name to loopback."""
+    prefect, mlflow = (waiting.services()[name]["url"] for name in ("prefect", "mlflow"))
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    preflight = requests.options(f"{prefect}/{DEPLOYMENTS}", headers=EVIL | asks, timeout=30)
+    assert "access-control-allow-origin" not in preflight.headers
+    for headers in (EVIL, {"Content-Type": "text/plain"} | EVIL, {"Host": "evil.example"}):
+        answer = requests.post(f"{prefect}/{DEPLOYMENTS}", data="{}", headers=headers, timeout=30)
+        assert answer.status_code == 401, headers
+        assert "access-control-allow-origin" not in answer.headers
+    for headers in (EVIL, {"Host": "evil.example"}):
+        answer = requests.post(
+            f"{mlflow}/api/2.0/mlflow/experiments/create", json={"name": "x"}, headers=headers, timeout=30
+        )
+        assert answer.status_code in (400, 403), headers
+    own = requests.options(f"{prefect}/{DEPLOYMENTS}", headers=asks | {"Origin": prefect}, timeout=30)
+    assert own.headers["access-control-allow-origin"] == prefect, "the UI's own calls"
+    assert waiting.prefect.post("deployments/filter"), "with the login"
+
+
+def test_the_login_is_read_by_its_owner_alone(waiting: Services) -> None:
+    login = waiting.root / ".services/prefect-login"
+    for path in (login, waiting.root / "prefect.toml"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    secret = login.read_text().strip().partition(":")[2]
+    assert len(secret) == 48
+    assert secret not in waiting.make("up")
+    assert not [process.pid for process in psutil.process_iter() if secret in " ".join(process.cmdline())]
+    logs = "".join(path.read_text() for path in (waiting.root / ".services").glob("*.log"))
+    assert secret not in logs
 
 
 def test_a_run_outlives_its_worker_and_what_is_started_again_is_where_it_was(waiting: Services) -> None:
