@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dpgan import champions, datasets, experiments, scoring, stages
 from dpgan.environment import quiet_environment
-from dpgan.errors import Stopped, TemporaryError, UserError, without_logins
+from dpgan.errors import Stopped, TemporaryError, UserError, of_system, without_logins
 from dpgan.imports import import_checkpoint
 from dpgan.progress import record
 from dpgan.settings import unknown_name
@@ -182,6 +182,8 @@ def _explained(error: Exception) -> UserError | None:
     """The sentence for an error that is a user's, or that may pass; None for a bug, which keeps its traceback."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, OSError) and (told := of_system(error)):
+        return told
     from dpgan.registry.outage import may_pass  # MLflow is slow to import
 
     if may_pass(error):

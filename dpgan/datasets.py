@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dpgan.config import BUILD, load_params, need
-from dpgan.data.layout import other_edition, walk
+from dpgan.data.layout import need_plain_names, other_edition, walk
 from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
@@ -162,7 +162,7 @@ def accept() -> int:
     card = load_card(load_params().dataset)
     frame = read_index(need(INDEX, "index"))
     found = read_json(VALIDATION / "findings.json", "validate")
-    if found["dataset_hash"] != dataset_hash(frame):
+    if found.get("dataset_hash") != dataset_hash(frame):
         raise UserError(f"{VALIDATION} is of another index; run `dvc repro validate`, look at its report, then accept")
     if found["stops"]:
         raise UserError(f"the dataset breaks its contract and cannot be accepted: {'; '.join(found['stops'])}")
@@ -205,6 +205,7 @@ def _subject(which: str) -> tuple[Card, Path, list[str]]:
     folder = Path(which)
     if not folder.is_dir():
         raise unknown_name("folder or dataset", which, known_datasets(), where="dpgan data check")
+    need_plain_names(folder, walk(folder))
     if known := _published(folder):
         return known[0], folder, [f"Checked as {known[0].name}: {known[0].title}."]
     proposal = propose(folder, re.sub(r"[^a-z0-9_-]", "-", folder.resolve().name.lower()) or "folder")

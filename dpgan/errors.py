@@ -1,5 +1,6 @@
 """What ends a command: what a user can fix, what may pass by itself, a signal."""
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -36,6 +37,26 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.exit_code = 128 + signal_number
+
+
+_RIGHTS = "give yourself the right to it, or work in a folder of your own"
+_PLACE = "move away what is in its place"
+_DISK = "check the disk or the network share, then run this again"
+_ROOM = "make room, then run this again"
+REMEDIES = {
+    errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS, errno.EROFS: "mount it writable, or work in a copy",
+    errno.ENOENT: "restore it, then run this again", errno.ELOOP: "remove the link that leads back to itself",
+    errno.EISDIR: _PLACE, errno.ENOTDIR: _PLACE, errno.EEXIST: _PLACE, errno.ENOTEMPTY: _PLACE,
+    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EIO: _DISK, errno.ESTALE: _DISK, errno.ENOTCONN: _DISK,
+}  # fmt: skip
+
+
+def of_system(error: OSError) -> UserError | None:
+    """What a user can do about files that cannot be read or written; None for an error that is not about files."""
+    if error.errno not in REMEDIES:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return UserError(f"{where}{error.strerror}; {REMEDIES[error.errno]}")
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dpgan.errors import UserError
+
 
 def file_sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
@@ -36,6 +38,16 @@ def not_a_file(path: Path) -> str | None:
         return None
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file. FileNotFoundError when it is not there, UserError when it is another thing."""
+    if (what := not_a_file(path)) and what != "not there":
+        raise UserError(f"{path}: is {what}; put a file in its place")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dpgan.errors import UserError
+from dpgan.files import read_text
 
 
 class Model(BaseModel):
@@ -22,13 +23,42 @@ class Model(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which takes the last of two equal keys without a word; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":  # `<<: *row`, whose keys give way to the row's own
+                continue
+            name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
+            if not isinstance(name, Hashable):
+                continue
+            if name in lines:
+                raise _Twice(f"key {name!r} is on line {lines[name]} and on line {line}; delete one of them")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Twice(yaml.YAMLError):
+    """A key stands twice in a mapping."""
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, or a UserError that names the file and the line."""
     try:
-        content = yaml.safe_load(path.read_text())
+        return parse_yaml(read_text(path), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this in the project's root folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+
+
+def parse_yaml(text: str, path: str) -> dict[str, Any]:
+    """The mapping in a YAML text; `path` is what errors call it."""
+    try:
+        content = yaml.load(text, _Loader)
+    except _Twice as error:
+        raise UserError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected `key: value` lines, found {type(content).__name__}")

@@ -55,7 +55,9 @@ def test_a_list_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
     put(tmp_path, "1.jpg", "1.png")
     if content is not None:
         (tmp_path / "train.txt").write_bytes(content)
-    with pytest.raises(UserError, match=r"train\.txt: (no such file|not a text file); it must hold the ids of train"):
+    with pytest.raises(
+        UserError, match=r"train\.txt: (no such file|not a text file in UTF-8 .*); it must hold the ids of train"
+    ):
         paired(tmp_path, image="{id}.jpg", label="{id}.png", ids="{split}.txt")
 
 

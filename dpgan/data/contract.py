@@ -56,7 +56,8 @@ def pair_checks(card: Card) -> list[Check]:
               "Restore the missing file from the source, or delete its partner."),
         Check("files can be decoded", "error", _null("broken"), "{broken}",
               "A truncated or corrupt file gives grey blocks or nothing at all.",
-              "Copy the file from the source again; `file FILE` says what it is."),
+              "Copy the file from the source again, `file FILE` says what it is; fetch what a broken link leads to "
+              "(`git annex get FILE`, `dvc pull`)."),
         Check("images are not too large to read", "error", _null("oversize"), "{oversize}",
               "Beyond the limit of Pillow, which reads images, a file counts as an attack on the memory.",
               f"Resize photo and label map alike, still above the card's {width}x{height}: the photo smoothly "

@@ -84,7 +84,7 @@ def decode(path: Path) -> Decoded:
     fails, which says nothing about the file.
     """
     if what := not_a_file(path):
-        return Decoded(None, f"is no file: {what}", None)
+        return Decoded(None, f"is {what}", None)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:

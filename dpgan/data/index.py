@@ -28,7 +28,7 @@ from dpgan.data import scan as scanning
 from dpgan.data.decode import read_header
 from dpgan.data.layout import Pair, find_pairs
 from dpgan.data.scan import SCHEMA, scan_pair
-from dpgan.errors import UserError
+from dpgan.errors import TemporaryError, UserError
 from dpgan.files import not_a_file
 from dpgan.labels import Card, LabelFormat
 
@@ -74,9 +74,10 @@ class Rows:
                 raise sqlite3.DatabaseError(f"it is {what}")
             yield
         except sqlite3.DatabaseError as error:
-            busy = "locked" in str(error)
-            remedy = "wait until the other `dpgan index` is done" if busy else "delete it, all files are scanned again"
-            raise UserError(f"{self.path}: what earlier scans found is out of reach ({error}); {remedy}") from None
+            says = f"{self.path}: what earlier scans found is out of reach ({error})"
+            if "locked" in str(error):
+                raise TemporaryError(f"{says}; wait until the other `dpgan index` is done") from None
+            raise UserError(f"{says}; delete it, all files are scanned again") from None
 
     def see(self, pair: Pair) -> Seen:
         """The pair's files as they are now. UserError when one vanished after it was listed."""

@@ -6,13 +6,16 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dpgan.errors import UserError
+from dpgan.errors import UserError, of_system, some
+from dpgan.files import not_a_file, read_text
 from dpgan.labels import Card, Layout, Role
 
 SHOWN = 5  # files in an error message
+LISTS = "one per line (layout.ids of the card)"
 
 
 class Pair(NamedTuple):
@@ -36,19 +39,59 @@ class Files(NamedTuple):
 
 def walk(folder: Path) -> Iterator[str]:
     """Every file below `folder` as a relative POSIX path, sorted; what archivers and desktops hide is left out."""
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        below = Path(where).relative_to(folder)
-        yield from ((below / name).as_posix() for name in sorted(names) if not name.startswith("."))
+    yield from _walk(folder, "", ())
+
+
+def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """`walk`, below the subfolder `prefix`. above: device and inode of the folders that hold it."""
+    here = folder / prefix
+    try:
+        status = here.stat()
+        with os.scandir(here) as listed:
+            entries = [Path(entry) for entry in listed if not entry.name.startswith(".")]
+    except OSError as error:
+        raise of_system(error) or error from None
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        raise UserError(f"{here}: a link loop: it leads back to a folder that holds it; remove the link")
+    folders = {entry for entry in entries if entry.is_dir()}
+    for entry in sorted(set(entries) - folders):
+        if entry.is_file() or not entry.exists():  # a broken link, for the checks to name; a pipe's reader would hang
+            yield prefix + entry.name
+    for entry in sorted(folders):
+        if entry.name != "__MACOSX":
+            yield from _walk(folder, f"{prefix}{entry.name}/", (*above, identity))
+
+
+def need_plain_names(folder: Path, paths: Iterable[str]) -> None:
+    """UserError when names cannot be stored or listed, an id per line: with a line break in them, or not in UTF-8."""
+    odd = [ascii(path) for path in paths if "\n" in path or "\r" in path or not _is_utf8(path)]
+    if odd:
+        raise UserError(
+            f"{folder}: {len(odd)} {'name has' if len(odd) == 1 else 'names have'} a line break or bytes that are not "
+            f"UTF-8: {some(odd)}; rename them (`convmv -f latin1 -t utf8` for old encodings)"
+        )
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listing(raw: Path, pattern: str) -> dict[str, str]:
     """Files below `raw` that fit a pattern without {split}: path by id."""
     before, after = pattern.split("{id}", maxsplit=1)
-    fits = re.compile(re.escape(before) + "(.+)" + re.escape(after))
+    fits = re.compile(re.escape(before) + "(.+)" + re.escape(after), re.DOTALL)
     top = before.rpartition("/")[0]
+    if not (raw / top).is_dir():
+        return {}
     paths = (f"{top}/{path}" if top else path for path in walk(raw / top))
-    return {match[1]: path for path in paths if (match := fits.fullmatch(path))}
+    found = {match[1]: path for path in paths if (match := fits.fullmatch(path))}
+    need_plain_names(raw, found.values())
+    return found
 
 
 def files_of(raw: Path, layout: Layout, split: str) -> Files:
@@ -68,12 +111,11 @@ def _listed_ids(card: Card, raw: Path, split: str) -> list[str] | None:
         return None
     path = raw / card.layout.ids.replace("{split}", split)
     try:
-        ids = path.read_text().split("\n")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else "not a text file"
-        raise UserError(
-            f"{path}: {what}; it must hold the ids of {split}, one a line (layout.ids of the card)"
-        ) from None
+        ids = read_text(path).split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; it must hold the ids of {split}, {LISTS}") from None
+    except UserError as error:
+        raise UserError(f"{error}; it must hold the ids of {split}, {LISTS}") from None
     return list(dict.fromkeys(stripped for line in ids if (stripped := line.strip())))
 
 
@@ -95,7 +137,9 @@ def _no_files(card: Card, raw: Path, pattern: str) -> UserError:
     if other := other_edition(card, files):
         return UserError(f"{says}; {other}")
     for folder in (*sorted(raw.glob("*/")), *sorted(raw.glob("*/*/")), *raw.resolve().parents[:2]):
-        if _listing(folder, pattern):
+        with suppress(UserError):  # of a folder that nobody asked for
+            if not _listing(folder, pattern):
+                continue
             return UserError(f"{says}, but files of {folder} do: set `raw` in params.yaml to that folder")
     found = ", ".join(files[:SHOWN]) + (f" and {len(files) - SHOWN} more" if len(files) > SHOWN else "")
     return UserError(
@@ -118,10 +162,16 @@ def _pairs(card: Card, raw: Path, role: Role, split: str) -> Iterator[Pair]:
         if image is None and label is None:
             missing = f"{expected['ids']}: lists {id_}, of which there is neither photo nor label map"
         elif label is None:
-            missing = f"{image}: has no label map (expected {expected['label'].replace('{id}', id_)})"
+            missing = f"{image}: has no label map (expected {_place(raw, expected['label'].replace('{id}', id_))})"
         elif image is None:
-            missing = f"{label}: has no photo (expected {expected['image'].replace('{id}', id_)})"
+            missing = f"{label}: has no photo (expected {_place(raw, expected['image'].replace('{id}', id_))})"
         yield Pair(role, id_, image, label, files.instance.get(id_), missing)
+
+
+def _place(raw: Path, path: str) -> str:
+    """A path where a file is missing, and what is there in its place."""
+    what = not_a_file(raw / path)
+    return path if what in (None, "not there") else f"{path}, which is {what}"
 
 
 def find_pairs(card: Card, raw: Path) -> list[Pair]:

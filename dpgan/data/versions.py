@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from dpgan.errors import TemporaryError, UserError
+from dpgan.settings import parse_yaml
 
 _REMOTE = ("push", "pull", "fetch")  # what DVC does with the remote
 
@@ -83,7 +82,10 @@ def dataset_at(revision: str, root: Path) -> str:
             f"{revision!r} is neither a file nor a git revision with a params.yaml ({done.stderr.strip()}); "
             "`git log --oneline` lists the revisions"
         )
-    return str(yaml.safe_load(done.stdout)["dataset"])
+    params = parse_yaml(done.stdout, f"params.yaml of {revision}")
+    if "dataset" not in params:
+        raise UserError(f"params.yaml of {revision} names no dataset; choose another revision")
+    return str(params["dataset"])
 
 
 def index_at(revision: str, root: Path, out: Path) -> None:

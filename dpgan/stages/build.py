@@ -6,12 +6,23 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from dpgan.config import BUILD, Params, load_params, need, train_settings
 from dpgan.errors import UserError
+from dpgan.files import read_text
 from dpgan.labels import Card, card_path, load_card
 
 if TYPE_CHECKING:
     from dpgan.data.prepare import Split
+
+
+class Accepted(BaseModel):
+    """What is compared with the accepted version, of `facts.summary`."""
+
+    pairs: dict[str, int]
+    shares: dict[str, dict[str, float]]
+
 
 INDEX = BUILD / "index.parquet"
 SCANNED = BUILD / "scanned.sqlite"  # rows of earlier scans; no out of dvc.yaml, so that DVC leaves it
@@ -54,7 +65,10 @@ def need_raw(params: Params, card: Card) -> None:
 
 def read_json(path: Path, stage: str) -> dict[str, Any]:
     """The JSON that `stage` leaves at `path`."""
-    content: dict[str, Any] = json.loads(need(path, stage).read_text())
+    try:
+        content: dict[str, Any] = json.loads(read_text(need(path, stage)))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); `dvc repro --force {stage}` makes it anew") from None
     return content
 
 
@@ -67,12 +81,15 @@ def read_accepted(card: Card) -> dict[str, Any]:
     """The `facts.summary` of the last accepted version of the data; empty before the first."""
     path = accepted_path(card)
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(read_text(path))
+        if content:
+            Accepted.model_validate(content)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); write it again with `dpgan data accept`") from None
-    return content
+    except ValueError as error:  # of pydantic, too
+        what = str(error).replace("\n", " ")
+        raise UserError(f"{path}: not an accepted version ({what}); write it again with `dpgan data accept`") from None
+    return dict(content)
 
 
 def splits() -> tuple[Split, Split]:
