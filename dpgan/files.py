@@ -41,11 +41,13 @@ def not_a_file(path: Path) -> str | None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 file. FileNotFoundError when it is not there, UserError when it is another thing."""
+    """The content of a UTF-8 file, without a byte order mark. FileNotFoundError when it is not there, UserError when it
+    is another thing.
+    """
     if (what := not_a_file(path)) and what != "not there":
         raise UserError(f"{path}: is {what}; put a file in its place")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
 

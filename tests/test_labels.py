@@ -161,3 +161,23 @@ def test_nearest() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_card("camvid", DATA).title = "another"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "key 'a' is on line 1 and on line 3; delete one of them"),
+        ("run:\n  workers: 1\n  'workers': 2\n", "key 'workers' is on line 2 and on line 3"),
+        ("rows:\n- {id: 1, id: 2}\n", "key 'id' is on line 2 and on line 2"),
+        ("1: a\n1: b\n", "key 1 is on line 1 and on line 2"),
+    ],
+)
+def test_a_key_twice_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"params.yaml: {says}"):
+        load_yaml(tmp_path / "params.yaml")
+
+
+def test_merged_rows_and_byte_order_marks_are_read(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"\xef\xbb\xbfa: &row {x: 1, y: 2}\nb: {<<: *row, x: 3}\nc: {x: 4}\n")
+    assert load_yaml(tmp_path / "params.yaml") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 4}}

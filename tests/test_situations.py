@@ -251,3 +251,10 @@ def test_a_git_revision_with_a_key_twice(project: Path, capfd: pytest.CaptureFix
     Path("params.yaml").write_text("dataset: tiny\nraw: raw\n")
     assert main(["data", "diff", "HEAD"]) == 2
     assert "params.yaml of HEAD: key 'dataset' is on line 1 and on line 3" in capfd.readouterr().err
+
+
+def test_images_of_one_pixel_are_named_for_their_size(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for path in Path("raw").rglob("*.png"):
+        Image.new("RGB" if "images" in str(path) else "L", (1, 1)).save(path)
+    assert main(["data", "check", "raw"]) == 2
+    assert "raw: the images are 1x1 at most, too small to be photos; export them anew" in capfd.readouterr().err

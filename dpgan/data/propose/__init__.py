@@ -24,6 +24,7 @@ PRESET = "camvid"  # the small one: minutes on two CPU cores
 LICENCE = "unknown; say here what the photos may be used for"
 SHAPE = 0.03  # an aspect ratio that is off by less looks the same
 HIGHEST = 256  # pixels of a proposed size
+TINY = 8  # pixels: smaller images show nothing
 
 
 class Proposal(NamedTuple):
@@ -60,6 +61,10 @@ def _no_pairs(folder: Path, files: list[str]) -> UserError:
         return UserError(f"{folder}: no image in it; found {what}. Unzip archives first; give the folder of the files")
     series = sorted(series_of(images), key=lambda s: -len(s.paths()))
     lines = [f"    {len(s.paths())} x {s.pattern}" for s in series[:6]]
+    headers = read_headers(folder, spread(images, 100)).values()
+    if headers and max(max(header.size) for header in headers) < TINY:
+        width, height = max(header.size for header in headers)
+        return UserError(f"{folder}: the images are {width}x{height} at most, too small to be photos; export them anew")
     told = "\n".join([f"{folder}: no photo and label map belong together; what lies there:", *lines])
     return UserError(
         f"{told}\n  A photo and its label map must share their name, but for a word that tells them apart: "
