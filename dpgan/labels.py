@@ -199,8 +199,12 @@ class Card(Model):
 
     @property
     def digest(self) -> str:
-        """sha256 of what the card says of the data; part of every identity that depends on the classes."""
-        return hashlib.sha256(self.model_dump_json(exclude={"obtain"}).encode()).hexdigest()
+        """sha256 of name, size and classes; part of every identity that depends on what classes mean.
+
+        The rest of a card decides which pairs there are, which `dataset_hash` says, or no result: a licence that is
+        corrected does not train again.
+        """
+        return hashlib.sha256(self.model_dump_json(include={"name", "size", "classes"}).encode()).hexdigest()
 
 
 def card_path(name: str, root: Path = Path("data")) -> Path:

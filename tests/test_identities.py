@@ -82,21 +82,21 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "pair.instance_sha256": ("other codes", ALL),
     "prepare.resizing": ("bilinear and nearest", DATA),
     "card.size": ((64, 64), DATA),
-    # The digest of a card is of the whole card, so that a run has one meaning of its classes.
+    # Of its digest are name, size and classes; the rest decides the pairs, if anything.
     "card.name": ("other", {"run"}),
-    "card.title": ("Other", {"run"}),
-    "card.licence": ("other", {"run"}),
+    "card.title": ("Other", set()),
+    "card.licence": ("other", set()),
     "card.obtain": ("elsewhere", set()),
-    "card.layout": ({"image": "{split}/{id}.jpg", "label": "{split}/{id}.png"}, {"run"}),
-    "card.splits": ({"train": "training", "val": "validation"}, {"run"}),
-    "card.preset": ("camvid", {"run"}),
-    "card.encoding": ("palette", {"run"}),
-    "card.min_pairs": (9, {"run"}),
-    "card.max_faulty": (0.5, {"run"}),
-    "card.max_stretch": (2, {"run"}),
-    "card.select": ({"any": ["road"]}, {"run"}),
-    "card.other_editions": ({"*.gif": "old"}, {"run"}),
-    "card.toyscapes": ({"train": 9, "val": 9, "size": (32, 32)}, {"run"}),
+    "card.layout": ({"image": "{split}/{id}.jpg", "label": "{split}/{id}.png"}, set()),
+    "card.splits": ({"train": "training", "val": "validation"}, set()),
+    "card.preset": ("camvid", set()),
+    "card.encoding": ("palette", set()),
+    "card.min_pairs": (9, set()),
+    "card.max_faulty": (0.5, set()),
+    "card.max_stretch": (2, set()),
+    "card.select": ({"any": ["road"]}, set()),
+    "card.other_editions": ({"*.gif": "old"}, set()),
+    "card.toyscapes": ({"train": 9, "val": 9, "size": (32, 32)}, set()),
     "class.id": (200, DATA),
     "class.name": ("other", {"protocol", "run"}),
     "class.color": ((1, 2, 3), {"run"}),
@@ -157,7 +157,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 # How and where to run: rounding.
 CHANGES |= {f"run.{name}": (value, set()) for name, value in {
     "workers": 1, "device": "cpu", "strategy": "deepspeed", "zero_stage": 1, "placement": "SPREAD",
-    "cpus_per_worker": 2, "compile": True, "max_failures": 0, "checkpoint_images": 1, "keep_last": 1, "keep_every": 1,
+    "cpus_per_worker": 2, "compile": True, "max_failures": 0, "start_timeout_s": 60, "checkpoint_images": 1, "keep_last": 1, "keep_every": 1,
     "grace_s": 1, "log_images": 1, "data_cache": "folder", "vgg19": "file",
 }.items()}  # fmt: skip
 
