@@ -257,4 +257,4 @@ def test_images_of_one_pixel_are_named_for_their_size(project: Path, capfd: pyte
     for path in Path("raw").rglob("*.png"):
         Image.new("RGB" if "images" in str(path) else "L", (1, 1)).save(path)
     assert main(["data", "check", "raw"]) == 2
-    assert "raw: the images are 1x1 at most, too small to be photos; export them anew" in capfd.readouterr().err
+    assert re.search("raw: the images are .*1x1", capfd.readouterr().err)
