@@ -258,3 +258,16 @@ def test_images_of_one_pixel_are_named_for_their_size(project: Path, capfd: pyte
         Image.new("RGB" if "images" in str(path) else "L", (1, 1)).save(path)
     assert main(["data", "check", "raw"]) == 2
     assert re.search("raw: the images are .*1x1", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_folder_of_broken_links_is_named_for_them(
+    project: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """As git-annex and a pruned cache leave it."""
+    for path in Path("raw", kind).rglob("*.png"):
+        path.unlink()
+        path.symlink_to("../annex/x")
+    assert main(["data", "check", "tiny"]) == 1
+    assert main(["data", "check", "raw"]) == 2
+    assert re.search(rf"{kind}/.*\.png:? is a broken link: nothing is at ", capfd.readouterr().err)

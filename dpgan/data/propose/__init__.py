@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from dpgan.data.decode import decode
 from dpgan.data.layout import files_of, walk
 from dpgan.data.propose.arrange import IMAGE_FILES, Arrangement, Series, arrange, series_of, take_apart
 from dpgan.data.propose.classes import propose_classes
@@ -61,9 +62,12 @@ def _no_pairs(folder: Path, files: list[str]) -> UserError:
         return UserError(f"{folder}: no image in it; found {what}. Unzip archives first; give the folder of the files")
     series = sorted(series_of(images), key=lambda s: -len(s.paths()))
     lines = [f"    {len(s.paths())} x {s.pattern}" for s in series[:6]]
-    headers = read_headers(folder, spread(images, 100)).values()
-    if headers and max(max(header.size) for header in headers) < TINY:
-        width, height = max(header.size for header in headers)
+    sample = spread(images, 100)
+    headers = read_headers(folder, sample)
+    if unread := [path for path in sample if path not in headers]:
+        lines.append(f"    {len(unread)} cannot be read: {unread[0]} {decode(folder / unread[0]).fault}")
+    elif max(max(header.size) for header in headers.values()) < TINY:
+        width, height = max(header.size for header in headers.values())
         return UserError(f"{folder}: the images are {width}x{height} at most, too small to be photos; export them anew")
     told = "\n".join([f"{folder}: no photo and label map belong together; what lies there:", *lines])
     return UserError(
@@ -76,7 +80,8 @@ def _sizes(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[int, int],
     """A size for the card; what is found; what is suspicious."""
     photos, maps = (read_headers(folder, paths) for paths in zip(*pairs, strict=True))
     if not photos:
-        raise UserError(f"{folder / pairs[0][0]}: not an image, nor is any other photo; look at how they were saved")
+        photo = folder / pairs[0][0]
+        raise UserError(f"{photo}: {decode(photo).fault}; nor can any other photo be read")
     sizes = Counter(header.size for header in photos.values())
     (width, height), most = sizes.most_common(1)[0]
     size = propose_size(header.size for header in photos.values())

@@ -130,7 +130,7 @@ def study(folder: Path, paths: Sequence[str]) -> Maps:
     """Count what a sample of the label maps holds. UserError where no card could describe them."""
     headers = read_headers(folder, paths)
     if not headers:
-        raise UserError(f"{folder / paths[0]}: no image, nor is any other label map; look at how they were saved")
+        raise UserError(f"{folder / paths[0]}: {decode(folder / paths[0]).fault}; nor can any other label map be read")
     mode, odd = _encoding(headers)
     unread = [path for path in paths if path not in headers]
     if unread:
