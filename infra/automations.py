@@ -19,7 +19,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 
-SILENT_S = 180  # without a heartbeat; they come every half minute, later on a busy machine
+SILENT_S = 300  # without a heartbeat; they come every half minute, later on a busy machine or after the server was away
 ENDS = {"Completed", "Failed", "Cancelled", "Crashed"}
 TOLD = "train-dpgan-tells"
 PAYLOAD = """{"text": {{ (flow.name ~ "/" ~ flow_run.name ~ ": " ~ flow_run.state.name ~ ". " ~

@@ -69,9 +69,10 @@ def next_free(port: int, besides: Collection[int] = ()) -> int:
     return port
 
 
-def ask(url: str) -> None:
-    """Raises OSError where nothing answers at `url`, or with an error."""
-    requests.get(url, timeout=10).raise_for_status()
+def ask(url: str, login: str = ":") -> None:
+    """Raises OSError if nothing answers at `url`, or with an error. login: `name:password`."""
+    name, _, password = login.partition(":")
+    requests.get(url, timeout=10, auth=(name, password) if name else None).raise_for_status()
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def up(ports: Mapping[str, int | None]) -> None:
     )  # fmt: skip
     start(
         "prefect", ["prefect", "server", "start", "--host", host, "--port", port["prefect"]], server,
-        lambda: ask(f"{url['prefect']}/api/health"),
+        lambda: ask(f"{url['prefect']}/api/admin/version", login()),
     )  # fmt: skip
     _write_private(
         CLIENT,

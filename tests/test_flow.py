@@ -27,6 +27,7 @@ from flows import artifacts, train_dpgan
 from flows.stage import judge, run
 from flows.train_dpgan import Approval, _failed
 from flows.worker import patient_loop
+from flows.workspace import Workspace
 
 
 def test_what_may_pass_is_raised_and_the_rest_is_a_state() -> None:
@@ -228,6 +229,24 @@ def test_an_mlflow_that_is_away_at_the_end_is_asked_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(artifacts, "trained_run", lambda: "run")
     with pytest.raises(TemporaryError, match="does not answer"):
         train_dpgan.keep_run.fn(SimpleNamespace(branch="runs/toyscapes"), RESULT)
+
+
+def test_what_the_stages_could_not_send_to_mlflow_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(train_dpgan, "keep", lambda *_: "4ef")
+    monkeypatch.setattr(train_dpgan, "replay_all", sent.append)
+    monkeypatch.setattr(train_dpgan, "tag_run", lambda *words: sent.append(words[1:]))
+    monkeypatch.setattr(train_dpgan, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(artifacts, "trained_run", lambda: "run")
+    train_dpgan.keep_run.fn(SimpleNamespace(branch="runs/toyscapes"), RESULT)
+    assert sent == [Path.cwd(), ("run", {"git.run": "runs/toyscapes 4ef"})]
+
+
+def test_a_stage_gets_none_of_prefects_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "dpgan:secret")
+    given = Workspace.environment(SimpleNamespace(root=tmp_path))  # type: ignore[arg-type]
+    assert "dpgan:secret" not in given.values()
+    assert given["PYTHONPATH"] == str(tmp_path)
 
 
 def test_only_the_engine_s_own_traceback_is_dropped() -> None:
