@@ -49,21 +49,23 @@ def start_ray(cpus: int) -> None:
                 "on this machine"
             ) from None
     else:
-        # Ray's processes inherit the mask: a SIGTERM for the process group must leave them alone until the workers
-        # have written a checkpoint. (Ray does the same with SIGINT.)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         mode = os.environ.get("RAY_AUTH_MODE", "token")
         if mode != "token":
             raise UserError(
                 f"RAY_AUTH_MODE={mode}: Ray listens on every interface, and whoever reached it could run "
                 "code here; unset RAY_AUTH_MODE, or set it only together with RAY_ADDRESS"
             )
-        # "local": our own, also where `ray start` has left one running.
-        ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
-        if (token := Path.home() / ".ray" / "auth_token").exists():
-            token.chmod(0o600)  # Ray leaves it to be read by everybody, and whoever has it may run code here
-        signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # Ray's processes inherit the mask: a SIGTERM for the process group must leave them alone until the workers
+        # have written a checkpoint. (Ray does the same with SIGINT.)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            # "local": our own, also where `ray start` has left one running.
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+            if (token := Path.home() / ".ray" / "auth_token").exists():
+                token.chmod(0o600)  # Ray leaves it to be read by everybody, and whoever has it may run code here
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def each(

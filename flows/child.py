@@ -36,6 +36,7 @@ def run(command: list[str], grace_s: float) -> int:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     told: list[int] = []
     signals = _wakes_by_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever was blocked where it was started: it must hear of a stop
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: told.append(number))

@@ -65,6 +65,17 @@ def test_a_stop_waits_for_the_checkpoint_and_kills_what_stays() -> None:
     assert not alive(pids)
 
 
+def test_a_stop_is_heard_though_it_was_blocked_before() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        process, pids = start(0, orphan_s=0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    process.terminate()
+    assert "checkpoint" in process.communicate(timeout=60)[0]
+    assert not alive(pids)
+
+
 def test_it_stops_when_the_flow_is_killed(tmp_path: Path) -> None:
     """Nobody is left to send a signal: the kernel does."""
     said = tmp_path / "said"
