@@ -133,9 +133,16 @@ class RunSettings(Model):
         description="seconds that training waits for workers to start, and for a node in place of a lost one; then it "
         "ends and says what is missing. A container with an image to load needs some minutes",
     )  # fmt: skip
+    accept_code: str | None = Field(
+        default=None, min_length=8,
+        description="first digits of a hash of code: a run that began under other networks, losses or steps resumes "
+        "under this code all the same. The refusal names it, and it accepts no later change",
+    )  # fmt: skip
     checkpoint_images: int = Field(default=2000, ge=1, description="images between two checkpoints")
     keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept, beside the best one's")
-    keep_every: int | None = Field(default=None, ge=1, description="checkpoints at multiples of it stay: runs/finished")
+    keep_every: int | None = Field(
+        default=None, ge=1, description="the first checkpoint at each multiple stays: runs/finished"
+    )
     grace_s: float = Field(default=60, gt=0, description="seconds that SIGTERM and ctrl-c leave for a checkpoint")
     log_images: int = Field(default=200, ge=1, description="images between two log lines")
     data_cache: str | None = Field(

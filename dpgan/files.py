@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,26 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.rename(path)
+
+
+@contextmanager
+def sole_holder(path: Path, what: str) -> Iterator[None]:
+    """The block runs in one process at a time; UserError if another one is in it, which says who and since when.
+
+    The lock is the kernel's, on the open file `path`: it goes when the process ends, however it ends. No process that
+    it starts inherits it. The file stays; what it says counts only while the lock is held.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{what} is at work already, {file.read()}: wait for it, or end it ({path})") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        file.flush()
+        yield
 
 
 @contextmanager

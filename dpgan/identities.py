@@ -15,6 +15,7 @@ The functions take plain values. Whatever must change an identity is an argument
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -113,6 +114,30 @@ def trains(settings: Mapping[str, Any], seed: int, data_hash: str, card: str) ->
 def run(trains: Mapping[str, Any]) -> str:
     """A hash of what is trained, 16 digits: two runs are the same run if it is equal."""
     return _of_json(trains)
+
+
+# What the numbers of a training come from, once its settings and data are given; below the package's folder.
+TRAINING_CODE = (
+    "losses.py", "data/loader.py", "data/order.py", "data/pixels.py", "models/discriminators.py", "models/ema.py",
+    "models/generators/__init__.py", "models/generators/baselines.py", "models/generators/blocks.py",
+    "models/generators/dp.py", "models/layers.py", "models/perceptual.py", "training/assemble.py",
+    "training/deepspeed_engine.py", "training/objectives.py", "training/step.py", "training/strategy.py",
+)  # fmt: skip
+
+
+def training_code(package: Path = Path(__file__).parent) -> str:
+    """A hash, 16 digits, of the source that trains. Comments, docstrings and layout are no part of it.
+
+    A run resumes under the same code only, unless `run.accept_code` says so; it is not part of the run's name.
+    """
+    digest = hashlib.sha256()
+    for name in TRAINING_CODE:
+        tree = ast.parse((package / name).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        digest.update(ast.unparse(tree).encode())
+    return digest.hexdigest()[:16]
 
 
 def _of_json(value: Mapping[str, Any]) -> str:

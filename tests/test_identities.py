@@ -160,6 +160,7 @@ CHANGES |= {f"run.{name}": (value, set()) for name, value in {
     "cpus_per_worker": 2, "compile": True, "max_failures": 0, "start_timeout_s": 60,
     "checkpoint_images": 1, "keep_last": 1, "keep_every": 1,
     "grace_s": 1, "log_images": 1, "data_cache": "folder", "vgg19": "file",
+    "accept_code": "12345678",
 }.items()}  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_job import CPU, job
 
+from dpgan import identities
 from dpgan.errors import UserError
 from dpgan.files import file_sha256
 from dpgan.training import loop
@@ -23,7 +25,7 @@ from dpgan.training.candidates import candidate_path
 from dpgan.training.checkpoint import MANIFEST, Checkpoint
 from dpgan.training.holdout import Holdout
 from dpgan.training.loop import train
-from dpgan.training.start import decide_start
+from dpgan.training.start import check_disk, decide_start
 from dpgan.training.strategy import DDPEngine
 
 
@@ -232,6 +234,22 @@ def test_a_fork_with_nothing_left_to_train_is_refused(tiny: Path, tmp_path: Path
     decide_start(replace(task(tiny, tmp_path / "new", images=12), fork=tmp_path / "old"))
 
 
+def test_the_estimate_of_the_disk_bounds_what_is_kept(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = task(tiny, tmp_path, {"checkpoint_images": 4, "keep_every": 8})
+    run(work)
+    used = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    free = [0]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    fresh = task(tiny, tmp_path / "fresh", {"checkpoint_images": 4, "keep_every": 8})
+    free[0] = used
+    with pytest.raises(UserError, match=r"keeps up to 6 checkpoints of .* make room, or lower run\.keep_last"):
+        check_disk(fresh)
+    free[0] = 4 * used
+    check_disk(fresh)
+
+
 def test_a_checkpoint_with_other_layers_is_refused(tiny: Path, tmp_path: Path) -> None:
     work = task(tiny, tmp_path)
     run(work, at(2))
@@ -245,6 +263,53 @@ def test_a_checkpoint_with_other_layers_is_refused(tiny: Path, tmp_path: Path) -
     manifest.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"has other layers than this run's \(for one, stem\.bias: None -> "):
         run(work)
+
+
+OLD, NEW = "0" * 16, identities.training_code()
+
+
+def under(work: Job, code: str, commit: str, accept: str | None = None) -> Job:
+    """The same training under other code."""
+    run = work.run.model_copy(update={"accept_code": accept})
+    return replace(work, run=run, facts={**work.facts, "code": code, "git.commit": commit})
+
+
+def test_changed_code_is_refused_unless_it_is_named(tiny: Path, tmp_path: Path) -> None:
+    run(under(task(tiny, tmp_path), NEW, "aaa"), at(2))
+    manifest = newest(task(tiny, tmp_path)).path / MANIFEST
+    manifest.write_text(manifest.read_text().replace(NEW, OLD))
+    work = task(tiny, tmp_path)
+    with pytest.raises(UserError, match=rf"code {OLD} of commit aaa -> {NEW} of commit bbb.*accept_code: {NEW}"):
+        run(under(work, NEW, "bbb"))
+    with pytest.raises(UserError, match="have changed since then"):
+        run(under(work, NEW, "bbb", accept="1" * 8))
+    lines: list[str] = []
+    train(under(work, NEW, "bbb", accept=NEW[:8]), CPU, Log(), lambda *_: None, say=lines.append)
+    assert any(f"code: {OLD} -> {NEW}; git.commit: aaa -> bbb" in line for line in lines)
+    assert result(work)["commits"] == ["aaa", "bbb"]
+
+
+def test_another_commit_with_the_same_code_resumes_and_says_so(tiny: Path, tmp_path: Path) -> None:
+    work, lines = task(tiny, tmp_path), list[str]()
+    run(under(work, NEW, "aaa"), at(2))
+    train(under(work, NEW, "bbb"), CPU, Log(), lambda *_: None, say=lines.append)
+    assert "resumes under other code than the checkpoint's: git.commit: aaa -> bbb" in lines
+
+
+def test_workers_with_other_code_than_the_drivers_are_refused(tiny: Path, tmp_path: Path) -> None:
+    """As when a file is edited while a worker is restarted."""
+    with pytest.raises(UserError, match=rf"worker 0 on node \S+ has code {NEW}, not {OLD}"):
+        run(under(task(tiny, tmp_path), OLD, "aaa"))
+
+
+def test_a_run_keeps_the_precision_that_auto_was(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = task(tiny, tmp_path, precision="auto")
+    monkeypatch.setattr("dpgan.training.agreement.native_bf16", lambda device: True)
+    run(work, at(2))
+    assert newest(work).facts["precision"] == "bf16"
+    monkeypatch.setattr("dpgan.training.agreement.native_bf16", lambda device: False)
+    run(work)
+    assert result(work)["precision"] == "bf16"
 
 
 def test_logging_is_no_wait_for_data(tiny: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from dpgan.files import file_sha256
 IMAGE_DIGEST = "DPGAN_IMAGE_DIGEST"  # set by whoever starts the container: inside, it cannot be known
 _PACKAGES = ("torch", "ray", "nvidia-dali-cuda130", "mlflow", "dvc", "deepspeed", "numpy", "safetensors")
 _RECORDED = (
-    "run_id", "settings", "seed", "images", "best", "images_per_s", "started", "seconds", "restarts", "hardware",
+    "run_id", "settings", "seed", "images", "best", "images_per_s", "started", "seconds", "restarts", "commits",
+    "hardware", "precision",
     "versions",
 )  # fmt: skip
 

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 from dpgan import identities
 from dpgan.checks import check_fits
 from dpgan.config import need, train_settings
-from dpgan.files import new_folder, write_json
+from dpgan.files import new_folder, sole_holder, write_json
 from dpgan.progress import Progress, record
+from dpgan.settings import load_yaml
 from dpgan.stages.build import PREPARED, TRAIN_SCORES, TRAINED, VALIDATION, setup, splits
 
 if TYPE_CHECKING:
+    from dpgan.registry.spool import Tracker
     from dpgan.training.build import Job
+
+RECORDED = "recorded"  # in a run's folder: what DVC had recorded of the stage when the run started
 
 
 def train() -> None:
@@ -25,63 +29,98 @@ def train() -> None:
     from dpgan.data.prepare import hashes
     from dpgan.data.staging import publish
     from dpgan.models.perceptual import check_vgg19
-    from dpgan.registry.provenance import provenance, versions
-    from dpgan.registry.spool import Tracker
-    from dpgan.registry.tracking import open_run
+    from dpgan.registry.provenance import provenance
     from dpgan.training.build import Job
-    from dpgan.training.candidates import candidate_path
-    from dpgan.training.launch import launch, resources, start_ray
+    from dpgan.training.launch import resources, start_ray
 
     params, card = setup()
     settings = train_settings(params, card.preset)
     check_fits(settings, params.run, card.size, len(splits()[0].ids))
     if settings.losses.perceptual and settings.perceptual_network == "vgg19":
         check_vgg19(params.run.vgg19)
-    start_ray(params.run)
-    resources(params.run)  # what is missing comes up before a run is opened
     data = hashes(PREPARED)
     trains = identities.trains(settings.model_dump(mode="json"), params.seed, data["data_hash"], card.digest)
     who = identities.run(trains)
     root = Path.cwd()
     folder = root / "runs" / f"{card.name}-{who}"
-    facts = {"identity": who, **data, **provenance(root)}
-    fork = root / settings.fork if settings.fork else None
-    published = publish(root) if params.run.data_cache else None
-    job = Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork, published)
-    _tell_start(job)
+    with sole_holder(folder.with_name(f".{folder.name}.lock"), f"train: a training of the same settings ({who[:8]})"):
+        start_ray(params.run)
+        resources(params.run)  # what is missing comes up before a run is opened
+        facts = {"identity": who, "code": identities.training_code(), **data, **provenance(root)}
+        fork = root / settings.fork if settings.fork else None
+        published = publish(root) if params.run.data_cache else None
+        _train(
+            root,
+            Job(card, settings, params.run, params.seed, trains, PREPARED.absolute(), folder, facts, fork, published),
+        )
+
+
+def _train(root: Path, job: Job) -> None:
+    """The job from its start to the stage's outs. Its folder is put away only when they are whole."""
+    from dpgan.training.launch import launch
+    from dpgan.training.start import check_disk
+
+    folder, recorded = job.folder, _recorded(root / "dvc.lock", str(job.facts["code"]))
+    take_back(folder, recorded)
+    done = (folder / "result.json").exists()
+    if done:
+        print(f"train     this run has finished: {TRAINED} is made from it again, without training", flush=True)
+    else:
+        _tell_start(job)
+        check_disk(job)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "mlflow_run"
+    (folder / RECORDED).write_text(recorded)
+    tracker = _open_tracker(root, job)
+    print(f"train     preset {job.settings.preset}, {job.run.workers} workers, MLflow run {tracker.run_id}", flush=True)
+    with _run_status(tracker.finish):
+        if not done:
+            launch(job, tracker, Progress("train"))
+    _write_outs(job, tracker.run_id)
+    put_away(folder, keep_checkpoints=job.run.keep_every is not None)
+
+
+def _open_tracker(root: Path, job: Job) -> Tracker:
+    """The MLflow run of the job: a new one, or that of its earlier starts."""
+    from dpgan.registry.spool import Tracker
+    from dpgan.registry.tracking import open_run
+
+    kept = job.folder / "mlflow_run"
     run_id = open_run(
         root,
-        card.name,
-        name=f"{settings.preset}-{who[:8]}",
+        job.card.name,
+        name=f"{job.settings.preset}-{job.facts['identity'][:8]}",
         params={
-            "dataset": card.name,
-            "seed": params.seed,
-            "train": settings.model_dump(),
-            "run": params.run.model_dump(),
+            "dataset": job.card.name,
+            "seed": job.seed,
+            "train": job.settings.model_dump(),
+            "run": job.run.model_dump(),
         },
-        tags={**facts, "mlflow.source.name": "dpgan train", "mlflow.source.git.commit": facts["git.commit"]},
+        tags={**job.facts, "mlflow.source.name": "dpgan train", "mlflow.source.git.commit": job.facts["git.commit"]},
         run_id=kept.read_text() if kept.exists() else None,
     )
     kept.write_text(run_id)
     tracker = Tracker.of(root, run_id)
     tracker.artifact(need(VALIDATION, "validate"), "data")
     record("run", run_id=run_id)
-    print(f"train     preset {settings.preset}, {params.run.workers} workers, MLflow run {run_id}", flush=True)
-    with _run_status(tracker.finish):
-        launch(job, tracker, Progress("train"))
-    result = json.loads((folder / "result.json").read_text())
+    return tracker
+
+
+def _write_outs(job: Job, run_id: str) -> None:
+    """build/train and build/train.json, from what the loop left."""
+    from dpgan.registry.provenance import versions
+    from dpgan.training.candidates import candidate_path
+
+    result = json.loads((job.folder / "result.json").read_text())
     with new_folder(TRAINED) as out:
         for name, images in {"last": result["images"], "best": result["best"]["images"]}.items():
-            shutil.copy2(candidate_path(folder, int(images)), out / f"{name}.safetensors")
+            shutil.copy2(candidate_path(job.folder, int(images)), out / f"{name}.safetensors")
         write_json(
             out / "manifest.json",
             {
                 "run_id": run_id,
-                "settings": settings.model_dump(),
-                "seed": params.seed,
-                "facts": facts,
+                "settings": job.settings.model_dump(),
+                "seed": job.seed,
+                "facts": dict(job.facts),
                 "versions": versions(),
                 **result,
             },
@@ -89,10 +128,38 @@ def train() -> None:
     best = {f"best_{key}": value for key, value in result["best"].items()}
     metrics = ("images", "images_per_s", "seconds", "restarts")
     write_json(TRAIN_SCORES, {**{key: result[key] for key in metrics}, **best})
-    if params.run.keep_every:
-        with new_folder(folder.parent / "finished" / folder.name) as finished:  # can be forked, is not resumed
-            (folder / "checkpoints").rename(finished / "checkpoints")
-    shutil.rmtree(folder)
+
+
+def _recorded(lock: Path, code: str) -> str:
+    """What DVC has recorded of this stage, and the code that would train: changes as soon as it has recorded a run."""
+    stages = load_yaml(lock)["stages"] if lock.exists() else {}
+    return json.dumps({"dvc": stages.get("train"), "code": code}, sort_keys=True)
+
+
+def take_back(folder: Path, recorded: str) -> None:
+    """Put a finished run back in its place if DVC has not recorded it: it was killed before it could.
+
+    DVC deletes the stage's outs before it runs the stage again; without this the training would start anew.
+    """
+    finished = _finished(folder)
+    note = finished / RECORDED
+    if not folder.exists() and note.exists() and note.read_text() == recorded:
+        finished.rename(folder)
+
+
+def put_away(folder: Path, keep_checkpoints: bool) -> None:
+    """Move a finished run to runs/finished: its candidates and its result stay, its checkpoints if asked for."""
+    finished = _finished(folder)
+    finished.parent.mkdir(exist_ok=True)
+    shutil.rmtree(finished, ignore_errors=True)
+    folder.rename(finished)  # at once: whatever is killed after this, the run is whole there
+    if not keep_checkpoints:
+        shutil.rmtree(finished / "checkpoints", ignore_errors=True)
+    shutil.rmtree(finished / "ray", ignore_errors=True)
+
+
+def _finished(folder: Path) -> Path:
+    return folder.parent / "finished" / folder.name
 
 
 def _tell_start(job: Job) -> None:

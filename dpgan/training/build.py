@@ -41,7 +41,8 @@ class Job:
 
     def same_everywhere(self) -> dict[str, str]:
         """What every worker must work with: the versions that the driver saw."""
-        return {"data": self.trains["data"]} if "data" in self.trains else {}
+        seen = {"data": self.trains.get("data"), "code": self.facts.get("code")}
+        return {name: value for name, value in seen.items() if value is not None}
 
     def checkpoints(self) -> Checkpoints:
         """Where the run keeps its checkpoints."""

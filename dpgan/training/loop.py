@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpgan import identities
 from dpgan.data import order
 from dpgan.data.loader import Batch, Source, batches
 from dpgan.data.prepare import data_hash, open_prepared
@@ -29,7 +30,7 @@ from dpgan.training.checkpoint import Checkpoint
 from dpgan.training.guard import Action, Guard, NonFiniteError
 from dpgan.training.holdout import Holdout
 from dpgan.training.meter import Meter
-from dpgan.training.start import decide_start, is_own
+from dpgan.training.start import changes_since, decide_start, is_own
 from dpgan.training.strategy import agreed, on_rank_0, rank, world_size
 
 # Real images behind the BatchNorm statistics of an EMA generator that is scored or saved.
@@ -82,7 +83,8 @@ class Loop:
     ) -> None:
         self.job, self.device, self.tracker, self.report, self.stop = job, device, tracker, report, stop
         self.say = say if rank() == 0 else lambda _: None
-        check_same(job.same_everywhere(), {"data": data_hash(job.prepared), "torch": torch.__version__})
+        facts = {"data": data_hash(job.prepared), "code": identities.training_code(), "torch": torch.__version__}
+        check_same(job.same_everywhere(), facts)
         self.data = open_prepared(job.prepared, "train")
         self.samples, held_out = order.split_holdout(job.seed, len(self.data.ids), job.settings.holdout)
         self.checkpoints = job.checkpoints()
@@ -90,6 +92,7 @@ class Loop:
         own = start is not None and is_own(job, start)
         recorded = start.facts.get("precision") if start is not None and own else None
         self.precision = agreed_precision(job.settings.precision, recorded, device)
+        self.say(f"trains in {self.precision}" + (", as it began" if recorded else ""))
         s = self.settings = job.settings.model_copy(update={"precision": self.precision})
         self.total_steps = math.ceil(s.images / s.batch)
         self.source = partial(Source, self.data.images, self.data.labels, self.samples, seed=job.seed, batch=s.batch,
@@ -100,7 +103,7 @@ class Loop:
         self.say(f"computes the features of the {len(held_out)} photos that are held out")
         self.holdout = Holdout(self.data, held_out, job.seed, device)
         self.meter, self.guard = Meter(), Guard(PATIENCE_FP16 if self.precision == "fp16" else PATIENCE)
-        self.starts = on_rank_0(lambda: _note_start(job.folder))
+        self.starts = on_rank_0(lambda: _note_start(job.folder, job.facts.get("git.commit", "unknown")))
         self.stopped = self.owes_checkpoint = False
         self.seen, self.rate_before, self.owes_evaluation = 0, 0.0, False
         self.best: dict[str, float] | None = None
@@ -115,6 +118,8 @@ class Loop:
     def _restore(self, start: Checkpoint) -> None:
         """Train on from a checkpoint; `best` and what it owes are its own run's, not a fork's."""
         self.say(f"loads {start.path}")
+        if changed := changes_since(self.job, start):
+            self.say(f"resumes under other code than the checkpoint's: {'; '.join(changed)}")
         self.training.load(start)
         self.seen, self.owes_checkpoint = start.images, False
         facts: Mapping[str, Any] = start.facts if is_own(self.job, start) else {}
@@ -266,8 +271,9 @@ class Loop:
         result = {
             "images": self.seen,
             "images_per_s": self.meter.rate() or self.rate_before,
-            "started": self.starts[0],
-            "seconds": round((datetime.now(UTC) - datetime.fromisoformat(self.starts[0])).total_seconds()),
+            "started": self.starts[0][0],
+            "seconds": round((datetime.now(UTC) - datetime.fromisoformat(self.starts[0][0])).total_seconds()),
+            "commits": list(dict.fromkeys(commit for _, commit in self.starts)),
             "restarts": len(self.starts) - 1,
             "hardware": {
                 "device": device_name(self.device),
@@ -290,12 +296,13 @@ class Loop:
         )
 
 
-def _note_start(folder: Path) -> list[str]:
-    """Note that the run starts; when it did so up to now, in UTC."""
+def _note_start(folder: Path, commit: str) -> list[tuple[str, str]]:
+    """Note that the run starts; when it did so up to now, in UTC, and under which commit."""
     with (folder / "starts").open("a+") as file:
-        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {commit}\n")
         file.seek(0)
-        return file.read().split()
+        lines = [line.split() for line in file]
+    return [(time, commit) for time, commit in lines]
 
 
 def _note(values: Mapping[str, float]) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from safetensors import safe_open
 
@@ -21,6 +25,8 @@ def decide_start(job: Job) -> Checkpoint | None:
     start = starting_point(job.checkpoints(), job.fork)
     if start is None:
         return None
+    if is_own(job, start):
+        check_code(job, start)
     check_layers(job, start)
     if not is_own(job, start) and start.images >= job.settings.images:
         raise UserError(
@@ -33,6 +39,53 @@ def decide_start(job: Job) -> Checkpoint | None:
 def is_own(job: Job, start: Checkpoint) -> bool:
     """Whether the job resumes there; else it forks another run."""
     return start.path.parent == job.checkpoints().folder
+
+
+def check_code(job: Job, start: Checkpoint) -> None:
+    """UserError if other code trains than the checkpoint's, and `run.accept_code` does not name it."""
+    before, now = start.facts.get("code"), job.facts.get("code")
+    accepted = job.run.accept_code is not None and str(now).startswith(job.run.accept_code)
+    if before != now and not accepted:
+        raise UserError(
+            f"{start.path}: networks, losses or the training step have changed since then: code {before} of commit "
+            f"{_commit(start.facts)} -> {now} of commit {_commit(job.facts)}. Check the old commit out to finish the "
+            f"run as it began; or set `run: {{accept_code: {now}}}` in params.yaml to train on under the changed code; "
+            f"or move {job.folder} away to start anew"
+        )
+
+
+def _commit(facts: Mapping[str, Any]) -> str:
+    changed = " with changes that are not committed" if facts.get("git.dirty") == "true" else ""
+    return f"{facts.get('git.commit', 'unknown')}{changed}"
+
+
+def changes_since(job: Job, start: Checkpoint) -> list[str]:
+    """What else is no longer as it was at the checkpoint, a line each: the commit, the libraries, the image."""
+    names = ("code", "git.commit", "requirements.lock_sha256", "image.digest")
+    before, now = ({name: facts.get(name) for name in names} for facts in (start.facts, job.facts))
+    return differences(before, now)
+
+
+def check_disk(job: Job) -> None:
+    """UserError if the disk of the job's folder has no room for what the job will keep there and for its outs."""
+    with torch.device("meta"):
+        generator = build_generator(**job.settings.generator_arguments(job.card.num_classes))
+        discriminator = build_discriminator(**job.settings.discriminator_arguments(job.card.num_classes))
+    one, other = (sum(v.nbytes for v in m.state_dict().values()) for m in (generator, discriminator))
+    checkpoint = 4 * one + 3 * other  # the networks, the average, and two moments of each weight
+    run, lasting = job.run, job.settings.images // (job.run.keep_every or job.settings.images + 1)
+    kept = run.keep_last + 2 + lasting  # the best one, and the one that is being written
+    candidates = 3 + 2 + lasting  # last, best and the next one; the two of build/train; those that checkpoints name
+    needed = kept * checkpoint + candidates * one
+    job.folder.mkdir(parents=True, exist_ok=True)
+    there = sum(file.stat().st_size for file in job.folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(job.folder).free
+    if needed > free + there:
+        raise UserError(
+            f"{job.folder}: the training keeps up to {kept} checkpoints of {checkpoint / 1e9:.2f} GB and candidates, "
+            f"{needed / 1e9:.2f} GB in all; {(free + there) / 1e9:.2f} GB are free: make room, or lower run.keep_last "
+            "or raise run.keep_every"
+        )
 
 
 def check_layers(job: Job, checkpoint: Checkpoint) -> None:

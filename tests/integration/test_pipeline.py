@@ -92,14 +92,19 @@ def test_interrupted_in_train_it_goes_on_from_the_last_checkpoint(project: Proje
     assert code == -signal.SIGKILL
     assert runs(project) == [(first, "RUNNING")], "a killed process cannot say so"
 
-    output = project.run("dvc", "repro", "train")
+    output = project.run("dpgan", "train")  # not by DVC: as if it were killed before it could record the stage
     assert "resumes from the checkpoint" in output
     assert runs(project) == [(first, "FINISHED")]
     assert not list(project.root.glob("runs/toyscapes-*")), "a finished run needs its checkpoints no more"
     manifest = json.loads((project.root / "build/train/manifest.json").read_text())
     assert manifest["restarts"] == 3
+    assert manifest["precision"] in ("fp32", "bf16")
+    assert manifest["commits"] == [project.run("git", "rev-parse", "HEAD").strip()]
 
     interrupted = [(project.root / f"build/train/{name}.safetensors").read_bytes() for name in ("last", "best")]
+    assert "this run has finished" in project.run("dvc", "repro", "train"), "DVC had deleted what it did not know"
+    assert runs(project) == [(first, "FINISHED")]
+    assert interrupted == [(project.root / f"build/train/{name}.safetensors").read_bytes() for name in ("last", "best")]
     project.run("dvc", "repro", "--force", "--single-item", "train")
     assert interrupted == [(project.root / f"build/train/{name}.safetensors").read_bytes() for name in ("last", "best")]
     assert [status for _, status in runs(project)] == ["FINISHED", "FINISHED"]
