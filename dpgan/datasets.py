@@ -57,8 +57,8 @@ def add(name: str, folder: Path, copy: bool) -> int:
     if proposal.lists and not copy:
         lists = ", ".join(proposal.lists)
         raise UserError(
-            f"{folder}: has no split, and --no-copy leaves it as it is: write {lists} there yourself, an id (the name "
-            "without its ending) a line; or leave --no-copy out, and dpgan writes them into its copy"
+            f"{folder}: has no split that the card can name, and --no-copy leaves it as it is: write {lists} there, "
+            "one id per line (the name without its ending); or leave --no-copy out, and dpgan writes them into its copy"
         )
     here = DATA / name
     with new_folder(here) as partial:
@@ -66,10 +66,10 @@ def add(name: str, folder: Path, copy: bool) -> int:
             _copy(folder, partial / "raw")
             for path, ids in proposal.lists.items():
                 (partial / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
-                (partial / "raw" / path).write_text("\n".join(ids) + "\n")
+                (partial / "raw" / path).write_bytes(("\n".join(ids) + "\n").encode())
         write_json(partial / "accepted.json", {})  # no version yet; a dependency of the pipeline
-        (partial / "dataset.yaml").write_text(card_yaml(proposal.card))
-        (partial / "README.md").write_text(readme(proposal))
+        (partial / "dataset.yaml").write_text(card_yaml(proposal.card), encoding="utf-8")
+        (partial / "README.md").write_text(readme(proposal), encoding="utf-8")
     if copy:
         try:
             track(here / "raw", Path.cwd())
@@ -211,8 +211,8 @@ def _subject(which: str) -> tuple[Card, Path, list[str]]:
     proposal = propose(folder, re.sub(r"[^a-z0-9_-]", "-", folder.resolve().name.lower()) or "folder")
     if proposal.lists:
         raise UserError(
-            f"{folder}: has no split; write {' and '.join(proposal.lists)} there (an id a line: a file's name without "
-            f"its ending), or let `dpgan data add NAME {folder}` draw one in its copy"
+            f"{folder}: has no split that the card can name; write {' and '.join(proposal.lists)} there (one id per "
+            f"line: a file's name without its ending), or let `dpgan data add NAME {folder}` write them into its copy"
         )
     return proposal.card, folder, ["No card fits; checked as `dpgan data add` would describe it.", *proposal.found]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from folders import make
+from PIL import Image
 from published_layouts import WRITERS, Counts
 
 from dpgan.data.layout import find_pairs
@@ -132,4 +134,86 @@ def test_published_layouts_are_found_without_their_cards(name: str, tmp_path: Pa
 def test_splits_that_nobody_knows(tmp_path: Path) -> None:
     make(tmp_path, "images/{split}/{id}.jpg", "labels/{split}/{id}.png", ("val", "test"))
     with pytest.raises(UserError, match=r"the splits are called test, val; .* name their folders train and val"):
+        propose(tmp_path, "mine")
+
+
+@pytest.mark.parametrize("line", ["{}.png", "images/{}.jpg", "/data/set/images/{}.jpg /data/set/labels/{}.png", "{} "])
+def test_lists_of_files_are_the_split(line: str, tmp_path: Path) -> None:
+    make(tmp_path, "images/{id}.jpg", "labels/{id}.png")
+    for name, numbers in (("train", range(10)), ("val", range(10, 18))):
+        (tmp_path / f"{name}.txt").write_text("".join(line.replace("{}", f"{i:03d}") + "\r\n" for i in numbers))
+    proposal = propose(tmp_path, "mine")
+    for path, ids in proposal.lists.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("\n".join(ids) + "\n")
+    pairs = find_pairs(proposal.card, tmp_path)
+    assert [(pair.split, pair.id) for pair in pairs] == [("train" if i < 10 else "val", f"{i:03d}") for i in range(18)]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"), [(("train", "val"), "18 lines of 18 name no pair"), (("train",), "none for the other")]
+)
+def test_lists_that_cannot_be_the_split_are_refused(names: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    make(tmp_path, "images/{id}.jpg", "labels/{id}.png")
+    prefix = "x" if len(names) == 2 else ""
+    for name in names:
+        (tmp_path / f"{name}.txt").write_text("".join(f"{prefix}{i:03d}\n" for i in range(18)))
+    with pytest.raises(UserError, match=says):
+        propose(tmp_path, "mine")
+
+
+def test_names_with_spaces_survive_lists(tmp_path: Path) -> None:
+    make(tmp_path, "images/{id}.jpg", "labels/{id}.png")
+    for old, new in (("003", " lead"), ("004", "trail "), ("005", "a, b\t c")):
+        (tmp_path / f"images/{old}.jpg").rename(tmp_path / f"images/{new}.jpg")
+        (tmp_path / f"labels/{old}.png").rename(tmp_path / f"labels/{new}.png")
+    proposal = propose(tmp_path, "mine")
+    (tmp_path / "splits").mkdir()
+    for path, ids in proposal.lists.items():
+        (tmp_path / path).write_text("\n".join(ids) + "\n")
+    pairs = find_pairs(proposal.card, tmp_path)
+    assert {" lead", "trail ", "a, b\t c"} < {pair.id for pair in pairs}
+    assert not any(pair.missing for pair in pairs)
+
+
+def test_a_name_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "images/{id}.jpg", "labels/{id}.png")
+    (tmp_path / "images/003.jpg").rename(tmp_path / "images/0\n3.jpg")
+    with pytest.raises(UserError, match=r"1 name has a line break .*'images/0\\n3\.jpg'"):
+        propose(tmp_path, "mine")
+
+
+def test_names_count_more_than_flatness(tmp_path: Path) -> None:
+    make(tmp_path, "images/{id}.png", "labels/{id}.png")
+    for path in tmp_path.glob("images/*.png"):
+        Image.new("RGB", (96, 48), (9, 9, int(path.stem))).save(path)
+    for path in tmp_path.glob("labels/*.png"):
+        Image.fromarray((np.indices((48, 96)).sum(0) // 8 % 3).astype(np.uint8)).save(path)
+    proposal = propose(tmp_path, "mine")
+    assert (proposal.card.layout.image, proposal.card.layout.label) == ("images/{id}.png", "labels/{id}.png")
+    assert any("The label maps are less flat than the photos" in line for line in proposal.suspicious)
+    (tmp_path / "images").rename(tmp_path / "A")
+    with pytest.raises(UserError, match="which are the label maps is not sure"):
+        propose(tmp_path, "mine")
+
+
+def test_link_loops_and_tiny_images_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "images/{id}.png", "labels/{id}.png")
+    (tmp_path / "images/loop").symlink_to("..")
+    with pytest.raises(UserError, match=r"images/loop/?: a link loop: it leads back"):
+        propose(tmp_path, "mine")
+    (tmp_path / "images/loop").unlink()
+    for path in tmp_path.glob("*/*.png"):
+        Image.open(path).resize((1, 1)).save(path)
+    with pytest.raises(UserError, match="the images are 1x1 at most, too small to be photos"):
+        propose(tmp_path, "mine")
+
+
+def test_pairs_by_number_are_proposed(tmp_path: Path) -> None:
+    make(tmp_path, "images/{id}.png", "labels/{id}.png")
+    for i in range(18):
+        (tmp_path / f"images/{i:03d}.png").rename(tmp_path / f"images/{i}.png")
+    for i in range(18):
+        (tmp_path / f"labels/{i:03d}.png").rename(tmp_path / f"labels/{i:04d}.png")
+    with pytest.raises(UserError, match=r"match one to one \(18 pairs: images/0\.png with labels/0000\.png"):
         propose(tmp_path, "mine")

@@ -9,6 +9,7 @@ import pytest
 from folders import IDS, simple
 
 from dpgan.data.propose import propose
+from dpgan.data.propose.formats import UnclearError
 from dpgan.data.propose.names import read_names
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -38,14 +39,25 @@ pytestmark = pytest.mark.filterwarnings("error")
             '{"labels": [{"name": "sky", "id": 1, "color": [1, 2, 3]}, {"name": "car", "id": 2, "color": "#ff0010"}]}',
             [("sky", 1, (1, 2, 3)), ("car", 2, (255, 0, 16))],
         ),
-        ("classes.txt", "sky\nsky\n", []),
-        ("classes.txt", "0 sky\ncar\n", []),
-        ("classes.json", "[1", []),
     ],
 )
 def test_lists_of_names(name: str, text: str, expected: list, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    assert read_names(tmp_path / name) == expected
+    assert [reading.rows for reading in read_names(tmp_path, name)] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("classes.txt", "sky\nsky\n", "'sky' stands there twice"),
+        ("classes.txt", "0 sky\ncar\n", "line 1 begins with an id, line 2 does not"),
+        ("classes.json", "[1", "cannot be read as json"),
+    ],
+)
+def test_lists_that_contradict_themselves(name: str, text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UnclearError, match=says):
+        read_names(tmp_path, name)
 
 
 @pytest.mark.parametrize(("lines", "first"), [(["void", "sky", "road"], 0), (["sky", "road"], 1)])

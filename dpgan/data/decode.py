@@ -34,6 +34,7 @@ class Header(NamedTuple):
 
     mode: str  # Pillow's name
     size: tuple[int, int]  # width, height
+    palette: bytes | None = None  # r, g, b, r, ... of a palette file
 
 
 class Decoded(NamedTuple):
@@ -54,6 +55,15 @@ def _any_size() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+def palette_of(image: Image.Image) -> bytes | None:
+    """The palette of an opened file as r, g, b, r, ..., if possible without decoding its pixels."""
+    if image.mode != "P":
+        return None
+    if image.palette is not None and image.palette.rawmode == "RGB":
+        return bytes(image.palette.palette)
+    return bytes(image.getpalette("RGB") or [])
+
+
 def read_header(path: Path) -> Header | None:
     """The header of an image file of any size; None when it has none that can be read."""
     if not_a_file(path):
@@ -62,7 +72,7 @@ def read_header(path: Path) -> Header | None:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path) as image:
-                return Header(image.mode, image.size)
+                return Header(image.mode, image.size, palette_of(image))
         except Exception:  # Pillow's decoders let any exception through on bad bytes
             return None
 
@@ -152,7 +162,7 @@ def encoding_fault(path: Path, image: Image.Image, encoding: Encoding) -> str | 
         return f"is {depth}-bit {what}; save its ids as 8 bits a pixel"
     if mode in ("LA", "PA", "RGBA"):
         return f"has an alpha channel (mode {mode}); drop it: `Image.open(FILE).convert('{mode[:-1]}')`"
-    if mode == LABEL_MODES[encoding]:
+    if mode == LABEL_MODES[encoding] or (mode, encoding) == ("P", "colors"):  # the colours of a palette tell as well
         return None
     if mode == "RGB" and len({channel.tobytes() for channel in image.split()}) == 1:
         return "is grey, saved as RGB; save one channel: `Image.open(FILE).getchannel(0)`"
@@ -172,7 +182,8 @@ def _color_table(colors: tuple[tuple[int, Color], ...]) -> tuple[np.ndarray, int
 
 
 def colors_of(image: Image.Image) -> np.ndarray:
-    """uint32 [H, W]: 0xrrggbb."""
+    """uint32 [H, W]: 0xrrggbb of an image of mode RGB or P."""
+    image = image.convert("RGB") if image.mode == "P" else image
     red, green, blue = np.moveaxis(np.asarray(image).astype(np.uint32), -1, 0)
     return red << 16 | green << 8 | blue
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -105,18 +105,24 @@ def files_of(raw: Path, layout: Layout, split: str) -> Files:
     return Files(found["image"], found["label"], found.get("instance", {}))
 
 
-def _listed_ids(card: Card, raw: Path, split: str) -> list[str] | None:
-    """The ids that the split's list file names; None where the layout has none."""
+def read_ids(lines: Iterable[str], known: Collection[str]) -> list[str]:
+    """The ids in the lines of a list, each once. Spaces around an id count only if a file is called like that."""
+    ids = (line if line in known else line.strip() for line in lines)
+    return list(dict.fromkeys(id_ for id_ in ids if id_))
+
+
+def _listed_ids(card: Card, raw: Path, split: str, known: Collection[str]) -> list[str] | None:
+    """The ids that the split's list file names; None if the layout has none."""
     if card.layout.ids is None:
         return None
     path = raw / card.layout.ids.replace("{split}", split)
     try:
-        ids = read_text(path).split("\n")
+        lines = read_text(path).split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it must hold the ids of {split}, {LISTS}") from None
     except UserError as error:
         raise UserError(f"{error}; it must hold the ids of {split}, {LISTS}") from None
-    return list(dict.fromkeys(stripped for line in ids if (stripped := line.strip())))
+    return read_ids(lines, known)
 
 
 def other_edition(card: Card, files: Iterable[str]) -> str | None:
@@ -155,7 +161,7 @@ def _pairs(card: Card, raw: Path, role: Role, split: str) -> Iterator[Pair]:
     for found, pattern in ((files.image, expected["image"]), (files.label, expected["label"])):
         if not found:
             raise _no_files(card, raw, pattern)
-    ids = _listed_ids(card, raw, split)
+    ids = _listed_ids(card, raw, split, files.image.keys() | files.label.keys())
     for id_ in sorted(files.image.keys() | files.label.keys()) if ids is None else sorted(ids):
         image, label = files.image.get(id_), files.label.get(id_)
         missing = None

@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpgan.data.decode import decode
-from dpgan.data.layout import files_of, walk
-from dpgan.data.propose.arrange import IMAGE_FILES, Arrangement, Series, arrange, series_of, take_apart
+from dpgan.data.layout import files_of, need_plain_names, walk
+from dpgan.data.propose.arrange import (
+    IMAGE_FILES,
+    Arrangement,
+    Series,
+    arrange,
+    paired_by_number,
+    series_of,
+    take_apart,
+)
 from dpgan.data.propose.classes import propose_classes
 from dpgan.data.propose.maps import Maps, flatness, read_headers, spread, study
+from dpgan.data.propose.names import find_names, panoptic_json
 from dpgan.data.propose.splits import split_pairs
 from dpgan.data.propose.words import number, some
 from dpgan.errors import UserError
@@ -66,9 +75,14 @@ def _no_pairs(folder: Path, files: list[str]) -> UserError:
     headers = read_headers(folder, sample)
     if unread := [path for path in sample if path not in headers]:
         lines.append(f"    {len(unread)} cannot be read: {unread[0]} {decode(folder / unread[0]).fault}")
-    elif max(max(header.size) for header in headers.values()) < TINY:
-        width, height = max(header.size for header in headers.values())
-        return UserError(f"{folder}: the images are {width}x{height} at most, too small to be photos; export them anew")
+    elif found := paired_by_number(series):
+        _, _, pairs = found
+        shown = some((f"{a} with {b}" for a, b in pairs), 2)
+        return UserError(
+            f"{folder}: photos and label maps do not share their names, but their numbers match one to one "
+            f"({number(len(pairs), 'pair')}: {shown}). If these belong together, rename the one like the other (zeros "
+            "in front of the number included), and run the command again"
+        )
     told = "\n".join([f"{folder}: no photo and label map belong together; what lies there:", *lines])
     return UserError(
         f"{told}\n  A photo and its label map must share their name, but for a word that tells them apart: "
@@ -113,12 +127,26 @@ def _sizes(folder: Path, pairs: list[tuple[str, str]]) -> tuple[tuple[int, int],
     return size, found, suspicious
 
 
+def _refuse_tiny(folder: Path, files: list[str]) -> None:
+    """UserError if the images are too small for anything."""
+    images = [path for path in files if Path(path).suffix.lower() in IMAGE_FILES]
+    headers = read_headers(folder, spread(images, 100))
+    if headers and max(max(header.size) for header in headers.values()) < TINY:
+        width, height = max(header.size for header in headers.values())
+        raise UserError(f"{folder}: the images are {width}x{height} at most, too small to be photos; export them anew")
+
+
 def _arrangement(folder: Path, files: list[str]) -> Arrangement:
     def flat(series: Series) -> float:
         sample = spread(series.paths(), 3)
         return sum(flatness(folder / path) for path in sample) / len(sample)
 
-    arrangement = arrange(files, flat)
+    need_plain_names(folder, files)
+    _refuse_tiny(folder, files)
+    try:
+        arrangement = arrange(files, flat)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
     if arrangement is None:
         raise _no_pairs(folder, files)
     return arrangement
@@ -153,9 +181,11 @@ def propose(folder: Path, name: str) -> Proposal:
     arrangement = _arrangement(folder, files)
     image, label, instance = arrangement.image, arrangement.label, arrangement.instance
     splits = split_pairs(folder, files, image, label)
-    maps = study(folder, label.paths())
+    lists = find_names(folder, files, [*image.paths(), *label.paths()])
+    colors = [row.color for reading in lists.readings for row in reading.rows if row.color]
+    maps = study(folder, label.paths(), colors, panoptic_json(folder, files))
     size, told_sizes, odd_sizes = _sizes(folder, splits.pairs)
-    classes = propose_classes(folder, files, maps)
+    classes = propose_classes(folder, lists, maps)
     card = Card(
         name=name,
         title=name,
@@ -177,6 +207,7 @@ def propose(folder: Path, name: str) -> Proposal:
         + (f", instance maps {card.layout.instance}." if card.layout.instance else "."),
         *splits.found,
         _told_maps(maps, len(label.paths())),
+        *maps.found,
         *classes.found,
         *told_sizes,
     ]
@@ -186,6 +217,11 @@ def propose(folder: Path, name: str) -> Proposal:
         *_other_endings(image, arrangement.unused, "photo"),
         *_other_endings(label, arrangement.unused, "label map"),
     ]
+    if arrangement.less_flat:
+        endings.append(
+            f"The label maps are less flat than the photos; which is which was taken from their names ({label.pattern} "
+            "are the label maps). Look at one of each."
+        )
     suspicious = [*endings, *splits.suspicious, *maps.suspicious, *classes.suspicious, *odd_sizes]
     return Proposal(card, found, suspicious, splits.lists)
 

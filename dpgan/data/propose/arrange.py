@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from dpgan.errors import UserError
+
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 PHOTO = {"image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "rgb", "jpegimages", "leftimg8bit",
          "input", "inputs", "frames"}  # fmt: skip
 LABEL = {"label", "labels", "labelmap", "labelmaps", "labelids", "mask", "masks", "annotation", "annotations", "annot",
          "ann", "gt", "gtfine", "groundtruth", "seg", "segm", "segmentation", "segmentations", "segmentationclass",
+         "segmentationclasspng",
          "semantic", "target", "targets", "l"}  # fmt: skip
 INSTANCE = {"instance", "instances", "instanceids", "inst", "segmentationobject"}
 OTHER = {"color", "colors", "colour", "trainids", "labeltrainids", "depth", "disparity", "overlay", "overlays", "vis",
-         "preview", "edges"}  # fmt: skip
+         "preview", "edges", "human", "segmentationclassvisualization", "visualization"}  # fmt: skip
 KINDS = PHOTO | LABEL | INSTANCE | OTHER
 
 _SPLIT = re.compile(
@@ -105,6 +108,7 @@ class Arrangement(NamedTuple):
     label: Series
     instance: Series | None
     unused: list[str]  # image files that belong to none of these
+    less_flat: bool  # the label maps are less flat than the photos: their names alone tell them apart
 
 
 def series_of(paths: Iterable[str], folder_is_kind: bool = False) -> list[Series]:
@@ -126,11 +130,24 @@ def shared(a: Series, b: Series) -> int:
     return sum(len(a.ids(split) & b.ids(split)) for split in splits)
 
 
+def _called(image: Series, label: Series) -> int:
+    """2 if both are called photos and label maps, 1 if one is, -1 and -2 if they are called the other way round."""
+    photo = image.says(PHOTO) - image.says(LABEL)
+    maps = label.says(LABEL) - label.says(PHOTO)
+    return photo + maps
+
+
 def _likeliest(series: list[Series], flat: dict[str, float]) -> tuple[Series, Series] | None:
-    """Photos and label maps: the two series that share the most ids, words in their paths weighed in."""
+    """Photos and label maps: the two series that share the most ids, words in their paths weighed in.
+
+    Which of the two are the label maps: two clear words decide; one word must agree with the flatness; without a word
+    the flatness decides.
+    """
 
     def score(image: Series, label: Series) -> float:
-        if flat[label.pattern] <= flat[image.pattern]:
+        called = _called(image, label)
+        flatter = flat[label.pattern] > flat[image.pattern]
+        if called < 0 or (called == 0 and not flatter):
             return 0.0
         named = 1.0 + image.says(PHOTO) + label.says(LABEL)
         aside = image.says(OTHER | INSTANCE) or label.says(OTHER | INSTANCE)
@@ -148,13 +165,41 @@ def arrange(paths: list[str], flatness: Callable[[Series], float]) -> Arrangemen
     """
     for folder_is_kind in (False, True):
         series = series_of(paths, folder_is_kind)
-        pair = _likeliest(series, {s.pattern: flatness(s) for s in series})
+        flat = {s.pattern: flatness(s) for s in series}
+        pair = _likeliest(series, flat)
         if pair is None:
             continue
         image, label = pair
+        if _called(image, label) == 1 and flat[label.pattern] < flat[image.pattern]:
+            raise UserError(
+                f"which are the label maps is not sure: by their names {label.pattern}, but {image.pattern} is flatter "
+                f"({flat[image.pattern]:.0%} equal neighbours, not {flat[label.pattern]:.0%}). Call the folders images "
+                "and labels, and run the command again"
+            )
         others = [s for s in series if s not in pair and s.says(INSTANCE) and shared(image, s)]
         instance = max(others, key=lambda s: shared(image, s), default=None)
         used = {path for s in (image, label, instance) if s is not None for path in s.paths()}
         unused = [path for s in series for path in s.paths() if path not in used]
-        return Arrangement(image, label, instance, unused)
+        return Arrangement(image, label, instance, unused, flat[label.pattern] < flat[image.pattern])
+    return None
+
+
+def paired_by_number(series: list[Series]) -> tuple[Series, Series, list[tuple[str, str]]] | None:
+    """Two series whose ids differ, and their numbers match one to one (1.jpg, 0001.png); None if there are none."""
+
+    def by_number(one: Series) -> dict[tuple[str, int], str] | None:
+        found: dict[tuple[str, int], str] = {}
+        for split, files in one.files.items():
+            for id_, path in files.items():
+                digits = re.findall(r"\d+", id_)
+                if not digits or (split, int(digits[-1])) in found:
+                    return None
+                found[split, int(digits[-1])] = path
+        return found
+
+    numbered = [(one, found) for one in series if (found := by_number(one))]
+    for i, (one, a) in enumerate(numbered):
+        for other, b in numbered[i + 1 :]:
+            if len(a) >= 2 and a.keys() == b.keys():
+                return one, other, [(a[key], b[key]) for key in sorted(a)]
     return None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dpgan.data.propose.maps import Color, Key, Maps
-from dpgan.data.propose.names import Named, find_names
+from dpgan.data.propose.decide import Table, decide, is_void
+from dpgan.data.propose.formats import Color
+from dpgan.data.propose.maps import Key, Maps
+from dpgan.data.propose.names import Lists
 from dpgan.data.propose.words import number, some
 from dpgan.errors import UserError
 from dpgan.labels import ClassInfo
-
-VOID = re.compile(r"void|unlabel+ed|not.?labell?ed|unknown|undefined|ignored?|don.?t.?care", re.I)
 
 
 class Classes(NamedTuple):
@@ -46,69 +45,79 @@ def _free(name: str, taken: Iterable[str]) -> str:
     return candidate
 
 
-def _numbered(named: list[Named], seen: set[int]) -> list[Named]:
-    """Names without ids count from 0, or from 1 where the maps hold an id for the last one of these."""
-    if any(row.id is not None for row in named):
-        return named
-    first = 1 if max(seen - {255}, default=0) == len(named) else 0
-    return [row._replace(id=first + i) for i, row in enumerate(named)]
+def _free_ids(taken: Iterable[int]) -> Iterator[int]:
+    return iter(sorted(set(range(256)) - set(taken)))
 
 
-def _by_id(maps: Maps, named: list[Named]) -> list[_Row]:
-    """Rows of maps that hold ids: those that are named, and those that are seen."""
-    seen = {key for key in maps.pixels if isinstance(key, int)}
-    names = {row.id: row for row in _numbered(named, seen) if row.id is not None}
+def _by_id(maps: Maps, table: Table | None) -> list[_Row]:
+    """Rows of maps that hold ids: those that are named, and those that a map holds."""
+    names = table.names if table else {}
+    spare = table.spare if table else ()
+    called = [row.name for row in (*names.values(), *spare)]
     ramp = all(color == (i, i, i) for i, color in maps.palette.items())  # a palette that says nothing
     rows: list[_Row] = []
-    for id_ in sorted(seen | set(names)):
+    for id_ in sorted(key for key in maps.pixels.keys() | names.keys() if isinstance(key, int)):
         own = names.get(id_)
-        plain = "void" if id_ == 255 else f"class_{id_}"
-        name = own.name if own else _free(plain, [row.name for row in named])
+        name = own.name if own else _free("void" if id_ == 255 else f"class_{id_}", called)
         color = (own.color if own else None) or (None if ramp else maps.palette.get(id_))
         rows.append(_Row(id_, id_, name, color or ((0, 0, 0) if id_ == 255 else voc_color(id_ + 1)), own is not None))
-    return rows
+    free = _free_ids(row.id for row in rows)
+    rows += [_Row(id_, id_, row.name, row.color or voc_color(id_ + 1), True) for row, id_ in zip(spare, free)]  # noqa: B905
+    return sorted(rows, key=lambda row: row.id)
 
 
-def _by_color(maps: Maps, named: list[Named]) -> list[_Row]:
-    """Rows of maps that hold colours; ids are numbers of our own unless a file gives them."""
-    rows: list[_Row] = []
-    for row in named:
-        if row.color is not None and row.color not in {other.key for other in rows}:
-            rows.append(_Row(row.color, len(rows) if row.id is None else row.id, row.name, row.color, True))
+def _by_color(maps: Maps, table: Table | None) -> list[_Row]:
+    """Rows of maps that hold colours; ids are numbers of our own unless a file gives them or all colours are grey."""
+    keys = [key for key in maps.pixels if isinstance(key, tuple)]
+    grey = all(len(set(color)) == 1 for color in keys)  # ids, saved as RGB
+    names = [(key, row) for key, row in (table.names if table else {}).items() if isinstance(key, tuple)]
+    grey = grey and all(len(set(color)) == 1 for color, _ in names)
+    rows = [
+        _Row(key, key[0] if grey else i if row.id is None else row.id, row.name, key, True)
+        for i, (key, row) in enumerate(names)
+    ]
     known = {row.key for row in rows}
-    strangers = sorted(key for key in maps.pixels if isinstance(key, tuple) and key not in known)
-    grey = not rows and all(len(set(color)) == 1 for color in strangers)  # ids, saved as RGB
-    free = iter(sorted(set(range(256)) - {row.id for row in rows}))
-    for color in strangers:
+    free = _free_ids(row.id for row in rows)
+    for color in sorted(key for key in keys if key not in known):
         id_ = color[0] if grey else next(free)
         plain = f"class_{id_}" if grey and id_ != 255 else "void" if grey else "color_{:02x}{:02x}{:02x}".format(*color)
         rows.append(_Row(color, id_, _free(plain, [row.name for row in rows]), color, False))
     return rows
 
 
-def _told_names(path: str | None, rows: list[_Row], maps: Maps) -> list[str]:
-    """Whether a file names the classes, and which of them do not occur."""
-    known = [row for row in rows if row.named]
-    if not known:
-        return ["No file names the classes: give them names in the card."]
-    absent = [row.name for row in known if row.key not in maps.pixels]
-    seldom = [f"Named, but in no map that was looked at: {some(absent, 8)}."] if absent else []
-    return [f"{path} names {number(len(known), 'class')}.", *seldom]
+def _absent(rows: list[_Row], maps: Maps) -> list[str]:
+    absent = [row.name for row in rows if row.named and row.key not in maps.pixels]
+    return [f"Named, but in no map that was looked at: {some(absent, 8)}."] if absent else []
 
 
-def propose_classes(folder: Path, files: list[str], maps: Maps) -> Classes:
-    """Names from a file if one fits, colours from it or from the maps, void by name or by 255; the rest is scored."""
-    path, named = find_names(folder, files)
-    rows = _by_color(maps, named) if maps.encoding == "colors" else _by_id(maps, named)
-    void = [row for row in rows if VOID.fullmatch(row.name) or (row.id == 255 and not row.named)]
-    if len(rows) - len(void) < 2:
-        raise UserError(
-            f"{folder}: the label maps hold {number(len(rows), 'class')} ({some(row.name for row in rows)}); two at "
-            "least, beside void, are needed to paint by"
+def _one_class(folder: Path, rows: list[_Row], void: list[_Row]) -> UserError:
+    """What to say if there are no two classes to paint by."""
+    taken = next((row for row in void if row.id == 255 and not row.named), None)
+    hint = ""
+    if taken and len(rows) == 2:
+        low = next(row.id for row in rows if row is not taken)
+        hint = (
+            ". 255 was taken for void (don't care). If it is a class, write classes.txt there, one class per "
+            f"line: `{low}: background` and `255: object`; then run the command again"
         )
+    return UserError(
+        f"{folder}: the label maps hold {number(len(rows), 'class')} ({some(row.name for row in rows)}); two at "
+        f"least, not counting void, are needed to paint by{hint}"
+    )
+
+
+def propose_classes(folder: Path, lists: Lists, maps: Maps) -> Classes:
+    """Names from the lists if they are sure, colours from them or from the maps, void by name or by 255."""
+    table, told, odd = decide(folder, lists, maps)
+    rows = _by_color(maps, table) if maps.encoding == "colors" else _by_id(maps, table)
+    path = table.path if table else None
+    void = [row for row in rows if is_void(row.name) or (row.id == 255 and not row.named)]
+    if len(rows) - len(void) < 2:
+        raise _one_class(folder, rows, void)
     if len(rows) > 255:
         raise UserError(f"{folder}: {path} and the label maps make {len(rows)} classes; a card can list 255")
-    found, suspicious = _told_names(path, rows, maps), []
+    found = [*told, *_absent(rows, maps)] if table else ["No file names the classes: give them names in the card."]
+    suspicious = list(odd)
     if void:
         reason = "by name" if any(row.named for row in void) else "255 means don't care in most datasets"
         found.append(f"Void, without loss or score: {some(row.name for row in void)} ({reason}).")
@@ -122,7 +131,7 @@ def propose_classes(folder: Path, files: list[str], maps: Maps) -> Classes:
     strangers = [row.name for row in rows if not row.named and row not in void]
     if strangers and any(row.named for row in rows):
         suspicious.append(
-            f"{path} has no name for {some(strangers, 5)}: is it the list of these maps? Mend `classes` in the card."
+            f"{path} has no name for {some(strangers, 5)}: is it the list of these maps? Correct `classes` in the card."
         )
     lone = [row.name for row in rows if maps.maps[row.key] == 1]
     if lone and maps.decoded >= 10:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from dpgan.data.layout import read_ids
 from dpgan.data.propose.arrange import Series, split_word
+from dpgan.data.propose.formats import UnclearError
+from dpgan.data.propose.names import decoded
 from dpgan.data.propose.words import number, some
 from dpgan.errors import UserError
 from dpgan.labels import Role
@@ -50,21 +55,118 @@ def _draw(ids: Collection[str]) -> tuple[list[str], list[str]]:
     return sorted(drawn[count:]), sorted(drawn[:count])
 
 
-def _listed(folder: Path, files: list[str], ids: set[str]) -> tuple[str, dict[Role, str]] | None:
-    """List files that name the ids of two splits, as PASCAL VOC's ImageSets do."""
-    by_pattern: dict[str, list[str]] = {}
+class _Lists(NamedTuple):
+    """Two list files and the ids that they name."""
+
+    pattern: str
+    roles: dict[Role, str]
+    ids: dict[Role, list[str]]
+    plain: bool  # one id per line, as a card's `layout.ids` means it
+    strangers: list[str]  # lines that name no pair
+
+
+LIST_WORDS = re.compile(r"lists?|pairs?|ids?|files?|names?|images?|sets?|splits?|imgs?|filenames?")
+
+
+def _names_files(stem: str, split: str) -> bool:
+    """Whether a file is called as a list of a split: train.txt, val_list.txt, image_names_train.csv."""
+    rest = re.split(r"[^a-z]+", stem.lower().replace(split.lower(), " ", 1))
+    return all(not word or LIST_WORDS.fullmatch(word) for word in rest)
+
+
+def _lookup(image: Series, label: Series, ids: set[str]) -> dict[str, set[str]]:
+    """Ids by whatever a list may call them: id, name, or the end of a path, with or without its ending."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for id_ in ids:
+        found[id_].add(id_)
+    for series in (image, label):
+        for by_id in series.files.values():
+            for id_, path in by_id.items():
+                if id_ not in ids:
+                    continue
+                parts = path.split("/")
+                for i in range(len(parts)):
+                    end = "/".join(parts[i:])
+                    found[end].add(id_)
+                    found[end.rpartition(".")[0]].add(id_)
+    return found
+
+
+def _id_of(text: str, lookup: dict[str, set[str]]) -> str | None:
+    """The id that a path of a list means: the longest end of it that is known, and only if it is of one pair."""
+    parts = text.replace("\\", "/").split("/")
+    for i in range(len(parts)):
+        if found := lookup.get("/".join(parts[i:])):
+            return next(iter(found)) if len(found) == 1 else None
+    return None
+
+
+def _line_id(path: str, line: str, lookup: dict[str, set[str]]) -> str | None:
+    """The id that a line of a list means: one id or path, or the photo's and the label map's in two columns."""
+    for whole in (line, line.strip()):
+        if id_ := _id_of(whole, lookup):
+            return id_
+    columns = [id_ for word in re.split(r"[\s,;]+", line.strip()) if (id_ := _id_of(word.strip('"'), lookup))]
+    if len(set(columns)) > 1:
+        raise UserError(f"{path}: the line {line.strip()!r} names files of two pairs, {columns[0]} and {columns[1]}")
+    return columns[0] if columns else None
+
+
+def _read_list(folder: Path, path: str) -> list[str]:
+    try:
+        text = decoded((folder / path).read_bytes())
+    except UnclearError as error:
+        raise UserError(f"{folder / path}: looks like the list of a split, but {error}") from None
+    except OSError:
+        return []
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+
+
+def _listed(folder: Path, files: list[str], image: Series, label: Series, ids: set[str]) -> _Lists | None:
+    """List files that name the pairs of two splits; UserError if there are such files, and they name none or half."""
+    lookup = _lookup(image, label, ids)
+    by_pattern: dict[str, dict[str, tuple[list[str], list[str], bool]]] = {}
+    refused = []
     for path in files:
         parent, _, name = path.rpartition("/")
-        split = split_word(Path(name).stem)
-        if split is None or not name.lower().endswith(".txt"):
+        stem, _, ending = name.rpartition(".")
+        split = split_word(stem)
+        if split is None or ending.lower() not in ("txt", "lst", "csv"):
             continue
-        lines = {line.strip() for line in (folder / path).read_text(errors="replace").splitlines() if line.strip()}
-        if lines and len(lines & ids) >= 0.9 * len(lines):
+        lines = _read_list(folder, path) if _names_files(stem, split) or ending.lower() == "txt" else []
+        found = [_line_id(path, line, lookup) for line in lines]
+        strangers = [line for line, id_ in zip(lines, found, strict=True) if id_ is None]
+        if ending.lower() == "csv" and strangers[:1] == lines[:1]:  # a header
+            strangers = strangers[1:]
+        if lines and 10 * len(strangers) <= len(lines):
             pattern = f"{parent}/" * bool(parent) + name.replace(split, "{split}", 1)
-            by_pattern.setdefault(pattern, []).append(split)
-    for pattern, splits in sorted(by_pattern.items()):
-        if len(roles := _roles(splits)) == 2:
-            return pattern, roles
+            known = [id_ for id_ in found if id_ is not None]
+            plain = set(read_ids(lines, ids)) <= ids
+            by_pattern.setdefault(pattern, {})[split] = (known, strangers, plain)
+        elif lines and _names_files(stem, split):
+            refused.append((path, number(len(strangers), "line"), len(lines), strangers[0].strip()))
+    for pattern, lists in sorted(by_pattern.items()):
+        if len(roles := _roles(lists)) == 2:
+            chosen = {role: lists[split] for role, split in roles.items()}
+            odd = [line for _, strangers, _ in chosen.values() for line in strangers]
+            plain = all(plain for _, _, plain in chosen.values())
+            return _Lists(pattern, roles, {r: list(dict.fromkeys(c[0])) for r, c in chosen.items()}, plain, odd)
+    if refused:
+        path, count, lines_, example = refused[0]
+        raise UserError(
+            f"{folder / path}: looks like the list of a split, but {count} of {lines_} name no pair ({example!r}); "
+            f"the pairs are called {some(sorted(ids), 2)}. Write one of these per line, or rename the file if it is "
+            "no list"
+        )
+    for pattern, lists in sorted(by_pattern.items()):
+        split = next(iter(lists))
+        given = pattern.replace("{split}", split)
+        if not _names_files(Path(given).stem, split):
+            continue
+        raise UserError(
+            f"{folder / given}: is the list of one split, and there is none for the other next to it; write lists for "
+            "both, train and val"
+        )
     return None
 
 
@@ -112,12 +214,20 @@ def split_pairs(folder: Path, files: list[str], image: Series, label: Series) ->
         )
     only = used[0] or None
     odd = _orphans(image, label, used)
-    if listed := _listed(folder, files, ids[used[0]]):
-        pattern, roles = listed
+    if listed := _listed(folder, files, image, label, ids[used[0]]):
+        roles = listed.roles
+        train, val = (len(listed.ids[role]) for role in ("train", "val"))
         told = (
-            f"{number(len(pairs), 'pair')}, split by {pattern}: {roles['train']} to train on, {roles['val']} to judge."
+            f"{number(len(pairs), 'pair')}, split by {listed.pattern}: {train} to train on ({roles['train']}), {val} "
+            f"to judge ({roles['val']})."
         )
-        return Splitting(roles, pattern, {}, pairs, only, [told, *bare], odd)
+        if listed.strangers:
+            odd.append(f"Listed, but there is no such pair: {some(line.strip() for line in listed.strangers)}.")
+        if listed.plain:
+            return Splitting(roles, listed.pattern, {}, pairs, only, [told, *bare], odd)
+        lists = {LISTS.replace("{split}", roles[role]): sorted(listed.ids[role]) for role in roles}
+        told += f" They name files, not ids: written anew as {LISTS}."
+        return Splitting(roles, LISTS, lists, pairs, only, [told, *bare], odd)
     drawn = _draw(ids[used[0]])
     lists = {LISTS.replace("{split}", split): list_ for split, list_ in zip(("train", "val"), drawn, strict=True)}
     told = (

@@ -1,26 +1,25 @@
-"""A proposal as files: a card that is read and mended by hand, and a README."""
+"""A proposal as files: a card that is read and corrected by hand, and a README."""
 
 from __future__ import annotations
 
-import json
-import re
 from typing import TYPE_CHECKING
+
+import yaml
 
 from dpgan.labels import Card
 
 if TYPE_CHECKING:
     from dpgan.data.propose import Proposal
 
-YAML_VALUES = {"true", "false", "yes", "no", "on", "off", "null"}
-
 
 def _quoted(text: str) -> str:
-    """Text as YAML: as it is where that is safe."""
-    return text if re.fullmatch(r"[A-Za-z][\w .-]*\w", text) and text.lower() not in YAML_VALUES else json.dumps(text)
+    """Text as YAML, between other text of a line: quoted if it needs it, as `no`, `null` and `#5` do."""
+    flow = yaml.safe_dump([text], default_flow_style=True, allow_unicode=True, width=10**9)
+    return flow.strip()[1:-1]
 
 
 def card_yaml(card: Card) -> str:
-    """A proposed card as a file to be read and mended: one class a line."""
+    """A proposed card as a file to be read and corrected: one class a line."""
     layout = card.layout.model_dump(exclude_none=True)
     rows = []
     for info in card.classes:
@@ -28,12 +27,12 @@ def card_yaml(card: Card) -> str:
         rows.append(f"  - {{id: {info.id}, name: {_quoted(info.name)}, color: {list(info.color)}{use}}}")
     return "\n".join(
         [
-            "# Proposed by `dpgan data add`; mend what it got wrong. dpgan/labels.py says what each field means.",
+            "# Proposed by `dpgan data add`; correct what it got wrong. dpgan/labels.py says what each field means.",
             f"name: {card.name}",
             f"title: {_quoted(card.title)}",
             f"licence: {_quoted(card.licence)}",
             "layout:",
-            *(f"  {key}: {json.dumps(pattern)}" for key, pattern in layout.items()),
+            *(f"  {key}: {_quoted(pattern)}" for key, pattern in layout.items()),
             f"splits: {{train: {_quoted(card.splits['train'])}, val: {_quoted(card.splits['val'])}}}",
             f"size: {list(card.size)} # height, width",
             f"preset: {card.preset} # the small network; on a GPU take a paper-* row of dpgan/presets.py",
