@@ -57,7 +57,7 @@ def add(name: str, folder: Path, copy: bool) -> int:
     if proposal.lists and not copy:
         lists = ", ".join(proposal.lists)
         raise UserError(
-            f"{folder}: has no split that the card can name, and --no-copy leaves it as it is: write {lists} there, "
+            f"{folder}: has no split, and --no-copy leaves it as it is: write {lists} there yourself, "
             "one id per line (the name without its ending); or leave --no-copy out, and dpgan writes them into its copy"
         )
     here = DATA / name
@@ -211,7 +211,7 @@ def _subject(which: str) -> tuple[Card, Path, list[str]]:
     proposal = propose(folder, re.sub(r"[^a-z0-9_-]", "-", folder.resolve().name.lower()) or "folder")
     if proposal.lists:
         raise UserError(
-            f"{folder}: has no split that the card can name; write {' and '.join(proposal.lists)} there (one id per "
+            f"{folder}: has no split; write {' and '.join(proposal.lists)} there (one id per "
             f"line: a file's name without its ending), or let `dpgan data add NAME {folder}` write them into its copy"
         )
     return proposal.card, folder, ["No card fits; checked as `dpgan data add` would describe it.", *proposal.found]
