@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Options, Row
-from dpgan.hardware import choose_device, device_name
+from dpgan.hardware import choose_place, device_name
 
 # Suite -> module and rounds. Each has a function of its name that gives rows, and remarks on them.
 SUITES = {
@@ -42,7 +42,7 @@ def main() -> None:
     unknown = set(arguments.suites) - set(SUITES)
     if unknown:
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are: {', '.join(SUITES)}")
-    device = choose_device(arguments.device)
+    device = choose_place(arguments.device, torch.cuda.is_available(), None).device
     console = Console(width=160)
     console.print(f"{device_name(device)}, torch {torch.__version__}", highlight=False)
     benchmarks = []

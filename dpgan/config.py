@@ -200,17 +200,18 @@ class EvaluateSettings(Model):
     objects: bool = Field(
         default=False, description="FID and KID of objects by size too (supplement, table 1): a crop costs an image"
     )
-    batch: int = Field(default=16, ge=1, description="images at once")
     inception_weights: str | None = Field(
         default=None, description="file weights-inception-2015-12-05-6726825d.pth; null: FID and KID on Lite0"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _kid_is_of_whole_sets(cls, given: Any) -> Any:
+    def _without_old_settings(cls, given: Any) -> Any:
         gone = sorted({"kid_subsets", "kid_subset_size"} & given.keys()) if isinstance(given, dict) else []
         if gone:
             raise ValueError(f"{' and '.join(gone)}: no longer a setting, KID is of all images; delete it")
+        if isinstance(given, dict) and "batch" in given:
+            raise ValueError("batch: no longer a setting, as many images are computed at once as fit; delete it")
         return given
 
     @model_validator(mode="after")

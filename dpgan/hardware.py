@@ -7,18 +7,39 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from dpgan.cluster import cluster_gpus, wants_gpu
 from dpgan.errors import UserError
 
 
-def choose_device(setting: str) -> torch.device:
-    """`auto` takes the GPU where there is one; `cpu` and `cuda` are taken at their word."""
-    if setting == "cuda" and not torch.cuda.is_available():
-        raise UserError("params.yaml: run.device is cuda, and torch finds no CUDA device here; set it to auto or cpu")
-    return torch.device("cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu")
+class Place(NamedTuple):
+    """Where networks compute."""
+
+    device: torch.device
+    here: bool  # whether this process has the device; if not, Ray's workers have
+
+
+def choose_place(setting: str, gpu_here: bool, cluster_gpus: float | None) -> Place:
+    """`auto` takes a GPU if there is one; `cpu` and `cuda` are taken at their word.
+
+    gpu_here: whether this process has one. cluster_gpus: those of the Ray cluster that RAY_ADDRESS names, which decide
+    as they do for training; None without a cluster. UserError if there is no GPU and the setting wants one.
+    """
+    gpus = float(gpu_here) if cluster_gpus is None else cluster_gpus
+    if not wants_gpu(setting, gpus):
+        return Place(torch.device("cpu"), here=True)
+    if not gpus:
+        where = "torch finds no CUDA device here" if cluster_gpus is None else "no node of the Ray cluster has a GPU"
+        raise UserError(f"params.yaml: run.device is cuda, and {where}; set it to auto or cpu")
+    return Place(torch.device("cuda"), gpu_here)
+
+
+def find_place(setting: str) -> Place:
+    """`choose_place` by what this process and the cluster have."""
+    return choose_place(setting, torch.cuda.is_available(), cluster_gpus())
 
 
 def use_all_cores() -> None:

@@ -57,7 +57,6 @@ def score(
     val = split("val")
     pixels = read_images(images, val.ids, card.size, Progress("read")) if images else None
     evaluator, protocol = make_evaluator(card, prepared())
-    print("evaluate  floor and ceiling", flush=True)
     sets: dict[str, Scores] = {"floor": evaluator.floor(), "ceiling": evaluator.ceiling()}
     if rival:
         _, sets["against"] = _of_generator(rival, str(against), evaluator, protocol)
@@ -94,9 +93,9 @@ def score(
 
 
 def _of_generator(found: Found, name: str, evaluator: Evaluator, protocol: Mapping[str, Any]) -> tuple[Subject, Scores]:
-    generator = found.generator.to(evaluator.device)
-    scores = evaluator.generator(generator, Progress("evaluate", subject=name), name)
-    facts = {**found.facts, **protocol_facts(protocol, evaluator.device)}
+    generator = found.generator
+    scores = evaluator.generator(generator, name)
+    facts = {**found.facts, **protocol_facts(protocol, evaluator.engine)}
     summary = f"noise seeds {', '.join(map(str, evaluator.seeds))}; {name}."
     return Subject("model", summary, evaluator.painter(generator), noises(generator), facts), scores
 
@@ -104,8 +103,8 @@ def _of_generator(found: Found, name: str, evaluator: Evaluator, protocol: Mappi
 def _of_images(
     pixels: np.ndarray, name: str, evaluator: Evaluator, protocol: Mapping[str, Any]
 ) -> tuple[Subject, Scores]:
-    scores = evaluator.images(pixels, Progress("evaluate", subject=name), name)
-    facts = {"images": name, **protocol_facts(protocol, evaluator.device)}
+    scores = evaluator.images(pixels, name)
+    facts = {"images": name, **protocol_facts(protocol, evaluator.engine)}
     return Subject("model", f"the images in {name}.", lambda chosen, _: pixels[chosen], 1, facts), scores
 
 

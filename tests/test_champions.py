@@ -78,6 +78,7 @@ def test_a_comparison_needs_one_protocol(
     asked = []
 
     def score(package: object, whose: str, stage: str) -> object:
+        assert stage == "registry"
         asked.append(whose)
         return evaluation(fid={"version 1": 100, "version 2": 90}[whose], protocol=OTHER)
 

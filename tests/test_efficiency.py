@@ -54,3 +54,14 @@ def test_every_generator(kind: str) -> None:
     cost = costs({kind: generator(kind)}, (32, 64), CPU, rounds=1)[kind]
     assert cost.flops > 0
     assert cost.peak_memory > 4 * cost.parameters
+
+
+def test_a_bound_on_time_leaves_rounds_and_generators_out() -> None:
+    now = iter(range(1000))
+    found = costs({"one": OneConvolution().eval(), "two": OneConvolution().eval()}, (16, 32), CPU, within_s=4,
+                  clock=lambda: float(next(now)))  # fmt: skip
+    assert {name: cost.rounds for name, cost in found.items()} == {"one": 1, "two": 1}
+    found = costs({"one": OneConvolution().eval(), "two": OneConvolution().eval()}, (16, 32), CPU, within_s=0)
+    assert list(found) == ["one"]
+    assert found["one"].latency_ms > 0
+    assert found["one"].flops > 0

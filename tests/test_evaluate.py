@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from PIL import Image
 from dpgan.config import EvaluateSettings, load_params
 from dpgan.data.prepare import Split, open_prepared
 from dpgan.errors import UserError
-from dpgan.evaluation import evaluate
+from dpgan.evaluation import evaluate, portions
 from dpgan.evaluation.evaluate import Evaluator, all_finite, protocol
 from dpgan.evaluation.features import FeatureExtractor, lite0
 from dpgan.evaluation.intervals import compare
 from dpgan.evaluation.judges.trained import Trained
+from dpgan.evaluation.measure import Jobs
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import grid
 from dpgan.models.generators import Generator, build_generator
 
-SETTINGS = {"batch": 4, "noise_seeds": 2, "resolutions": [2]}
+SETTINGS = {"noise_seeds": 2, "resolutions": [2]}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("references")
 
 
+def no_progress(unit: str, subject: str) -> None:
+    """None."""
+
+
 def make_evaluator(
-    tiny: Path, folder: Path, val: int = 8, extractor: FeatureExtractor | None = None, **settings: Any
+    tiny: Path,
+    folder: Path,
+    val: int = 8,
+    extractor: FeatureExtractor | None = None,
+    progress: Any = no_progress,
+    **settings: Any,
 ) -> Evaluator:
     torch.manual_seed(0)
     judge = Trained(tiny_card()).eval()
@@ -44,7 +55,7 @@ def make_evaluator(
     data = Split(data.images[:val], data.labels[:val], data.ids[:val])
     chosen = EvaluateSettings(**{**SETTINGS, **settings})
     references = References(folder, f"data {val}")
-    return Evaluator(tiny_card(), train, data, extractor or Coarse(), judge, chosen, references)
+    return Evaluator(tiny_card(), train, data, extractor or Coarse(), judge, chosen, references, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +72,6 @@ def generator() -> Generator:
     return model
 
 
-def quiet(*_: Any) -> None:
-    """No progress."""
-
-
 def test_real_photos_beat_mean_colours(tiny: Path, folder: Path) -> None:
     evaluator = make_evaluator(tiny, folder, extractor=lite0())
     floor, ceiling = evaluator.floor(), evaluator.ceiling()
@@ -75,24 +82,55 @@ def test_real_photos_beat_mean_colours(tiny: Path, folder: Path) -> None:
     assert compare(ceiling["fid_lite0"], floor["fid_lite0"], lower_is_better=True).verdict == "better"
 
 
-def test_scores_do_not_depend_on_the_batch(
-    tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator
+def test_scores_do_not_depend_on_jobs_and_portions(
+    tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[tuple[int, ...]] = []
-    scores = evaluator.generator(generator, lambda *facts: done.append(facts))
-    assert done[:2] == [(4, 8), (8, 8)]
-    other = make_evaluator(tiny, folder, batch=3).generator(generator, quiet)
+    scores = evaluator.generator(generator)
+    size = tiny_card().size
+    monkeypatch.setattr(evaluate, "Jobs", partial(Jobs, pixels=3 * size[0] * size[1]))
+    monkeypatch.setattr(portions, "AT_ONCE", 2 * portions.extracting(Coarse.side))
+    other = make_evaluator(tiny, folder).generator(generator)
     for name, score in scores.items():
         assert other[name].value == pytest.approx(score.value, rel=1e-4), name
         assert other[name].interval == pytest.approx(score.interval, rel=1e-3), name
 
 
+def test_progress_says_what_is_done_from_the_start(tiny: Path, tmp_path: Path, generator: Generator) -> None:
+    said: list[tuple[Any, ...]] = []
+
+    def progress(unit: str, subject: str) -> Any:
+        return lambda done, total: said.append((unit, subject, done, total))
+
+    evaluator = make_evaluator(tiny, tmp_path, progress=progress, objects=True)
+    assert said == [("images", "the val photos", 0, 8), ("images", "the val photos", 8, 8)]
+    evaluator.floor()
+    evaluator.ceiling()
+    evaluator.generator(generator, "best")
+    subjects = list(dict.fromkeys((unit, subject) for unit, subject, *_ in said))
+    assert subjects == [
+        ("images", "the val photos"), ("images", "the floor"), ("objects", "the photos"), ("objects", "the floor"),
+        ("images", "the train photos"), ("images", "the ceiling"), ("images", "best"),
+        ("images", "the val photos at 2x"), ("images", "best at 2x"), ("objects", "best"),
+    ]  # fmt: skip
+    for one in subjects:
+        done = [(d, total) for unit, subject, d, total in said if (unit, subject) == one]
+        assert done[0][0] == 0
+        assert done[-1][0] == done[-1][1] > 0
+
+
+def test_an_old_setting_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("dataset: toyscapes\nraw: raw\nevaluate: {batch: 16}\n")
+    with pytest.raises(UserError, match=r"params\.yaml: evaluate: batch: no longer a setting, .*; delete it"):
+        load_params(params)
+
+
 def test_several_seeds_give_deviation_and_diversity(
     tiny: Path, folder: Path, evaluator: Evaluator, generator: Generator
 ) -> None:
-    scores = evaluator.generator(generator, quiet)
+    scores = evaluator.generator(generator)
     singles = [make_evaluator(tiny, folder, noise_seed=seed, noise_seeds=1, resolutions=[]) for seed in (0, 1)]
-    values = [single.generator(generator, quiet)["fid_coarse"].value for single in singles]
+    values = [single.generator(generator)["fid_coarse"].value for single in singles]
     assert scores["fid_coarse"].value == pytest.approx(np.mean(values))
     assert scores["fid_coarse"].deviation == pytest.approx(np.std(values, ddof=1))
     assert scores["diversity_coarse"].value > 0.01
@@ -105,20 +143,26 @@ def test_lpips_stands_beside_the_diversity_where_it_is_given(
     class Brightness:
         """Stands in for LPIPS, whose weights are not at hand: how far the two images' means are apart."""
 
+        def to(self, device: torch.device) -> None:
+            """Nothing to move."""
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {}
+
         def apart(self, images: torch.Tensor) -> torch.Tensor:
             return (images[0].mean((1, 2, 3)) - images[1].mean((1, 2, 3))).abs().double()
 
     measuring = make_evaluator(tiny, folder)
     measuring.lpips = Brightness()  # type: ignore[assignment]
-    score = measuring.generator(generator, quiet)["diversity_lpips"]
+    score = measuring.generator(generator)["diversity_lpips"]
     assert 0 < score.interval[0] < score.value < score.interval[1]
-    assert "diversity_lpips" not in evaluator.generator(generator, quiet)
+    assert "diversity_lpips" not in evaluator.generator(generator)
     with pytest.raises(ValueError, match="lpips compares the images of several noises: set noise_seeds to 2 or more"):
         EvaluateSettings(lpips=Path("weights"))
 
 
 def test_other_resolutions_compare_images_and_photos_of_that_size(evaluator: Evaluator, generator: Generator) -> None:
-    scores = evaluator.generator(generator, quiet)
+    scores = evaluator.generator(generator)
     assert {"fid_coarse_x2", "kid_coarse_x2"} <= set(scores)
     assert scores["fid_coarse_x2"].value != pytest.approx(scores["fid_coarse"].value, rel=0.01)
 
@@ -128,9 +172,9 @@ def test_objects_are_scored_where_they_are_asked_for(tiny: Path, folder: Path, g
     assert evaluator.objects.source == "pieces"  # make_evaluator leaves the instances out
     counts = evaluator.objects.counts()
     assert counts["small"] >= 2
-    scores = evaluator.generator(generator, quiet)
+    scores = evaluator.generator(generator)
     assert scores["fid_coarse_objects_all"].n == counts["all"]
-    photos = evaluator.images(np.array(evaluator.val.images), quiet)
+    photos = evaluator.images(np.array(evaluator.val.images))
     assert photos["fid_coarse_objects_small"].value == pytest.approx(0, abs=1e-6)
     assert scores["fid_coarse_objects_small"].value > 0
     assert "fid_coarse_objects_all" in evaluator.floor()
@@ -142,7 +186,7 @@ def test_objects_are_scored_where_they_are_asked_for(tiny: Path, folder: Path, g
 
 
 def test_finished_images_score_as_those_who_made_them(evaluator: Evaluator) -> None:
-    scores = evaluator.images(np.array(evaluator.val.images), quiet)
+    scores = evaluator.images(np.array(evaluator.val.images))
     assert scores["fid_coarse"].value == pytest.approx(0, abs=1e-6)
     assert scores["miou_trained"].value == evaluator.ceiling()["miou_trained"].value
 
@@ -150,7 +194,7 @@ def test_finished_images_score_as_those_who_made_them(evaluator: Evaluator) -> N
 @pytest.mark.parametrize(("shape", "found"), [((7, 32, 64, 3), "7 of 32x64"), ((8, 64, 64, 3), "8 of 64x64")])
 def test_images_that_do_not_fit_are_refused(evaluator: Evaluator, shape: tuple[int, ...], found: str) -> None:
     with pytest.raises(UserError, match=rf"folder: {found}, and the validation split has 8 label maps of 32x64; there"):
-        evaluator.images(np.zeros(shape, np.uint8), quiet, "folder")
+        evaluator.images(np.zeros(shape, np.uint8), "folder")
 
 
 def test_one_photo_is_too_few(tiny: Path, folder: Path) -> None:
@@ -198,7 +242,7 @@ def test_every_network_computes_without_tf32(
     networks = {"generator": generator, "judge": evaluator.judge, "extractor": evaluator.extractor.network}
     handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
     try:
-        evaluator.generator(generator, quiet)
+        evaluator.generator(generator)
     finally:
         handle.remove()
     assert seen == {name: {False} for name in networks}
@@ -212,7 +256,7 @@ def test_a_network_that_diverged_is_named(evaluator: Evaluator) -> None:
     with pytest.raises(
         UserError, match=r"best\.safetensors: 8 of 8 images have features that are not finite, number 0"
     ):
-        evaluator.generator(broken, quiet, "best.safetensors")
+        evaluator.generator(broken, "best.safetensors")
 
 
 def test_photos_are_looked_at_once(
@@ -220,13 +264,13 @@ def test_photos_are_looked_at_once(
 ) -> None:
     """A second evaluation of the same data reads the features of the first."""
     evaluator.ceiling()
-    evaluator.generator(generator, quiet)
+    evaluator.generator(generator)
     sources = []
     look = evaluate.measure
     monkeypatch.setattr(evaluate, "measure", lambda observer, *rest: sources.append(observer) or look(observer, *rest))
     again = make_evaluator(tiny, folder)
     np.testing.assert_array_equal(again.real, evaluator.real)
-    again.generator(generator, quiet)
+    again.generator(generator)
     assert [type(observer.source).__name__ for observer in sources] == ["Generated", "Generated"]
     make_evaluator(tiny, folder, val=7)
     assert len(sources) == 3  # other data

@@ -116,7 +116,6 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "evaluate.resolutions": ((2,), set()),  # further scores, whose names say so
     "evaluate.lpips": ("weights", set()),
     "evaluate.objects": (True, {"protocol"}),
-    "evaluate.batch": (3, set()),  # rounding
     "evaluate.inception_weights": ("file", set()),  # its digest is the extractor's
     "params.seed": (1, {"run"}),
     "train.preset": ("camvid", {"run"}),

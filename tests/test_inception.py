@@ -32,7 +32,7 @@ def test_features_are_those_of_torch_fidelity(weights: Path, monkeypatch: pytest
     images = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     reference = fidelity.FeatureExtractorInceptionV3("r", ["2048"], feature_extractor_weights_path=str(weights))
     (expected,) = reference(images)
-    ours = chosen(str(weights), torch.device("cpu"))
+    ours = chosen(str(weights))
     features = ours((images.float() - 128) / 128)  # its scale: at 299x299 nothing else lies between
     assert ours.name == "inception"
     assert features.dtype == torch.float64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from dpgan.data.pixels import to_float
 from dpgan.data.prepare import open_prepared
+from dpgan.evaluation.engine import Engine
 from dpgan.evaluation.judges.trained import Trained
-from dpgan.evaluation.measure import CHUNK, Generated, Job, Jobs, Measured, Observer, Painted, Source, measure, photos
+from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Source, measure, photos
 from dpgan.models.generators import Generator, build_generator
 
 SEEDS = (3, 4)
+PIXELS = 32 * 64
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ def observer(source: Source) -> Observer:
 def measured(tiny: Path, marks: Path, workers: int, batch: int = 1) -> Measured:
     """The generator's images of 16 training label maps, by so many workers."""
     marks.mkdir()
-    jobs = Jobs(open_prepared(tiny, "train").labels, None, np.arange(16), batch)
-    assert batch > 1 or len(jobs) == 4 * CHUNK  # a task for each of four workers
-    return measure(observer(Marked(Generated(generator()), marks)), jobs, workers)
+    jobs = Jobs(open_prepared(tiny, "train").labels, None, np.arange(16), pixels=batch * PIXELS)
+    with closing(Engine(workers=workers)) as engine:
+        return measure(observer(Marked(Generated(generator()), marks)), jobs, engine)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_four_workers_see_what_one_sees(tiny: Path, tmp_path: Path, alone: Measu
     assert list((tmp_path / "marks").iterdir())
 
 
-def test_batches_change_nothing(tiny: Path, tmp_path: Path, alone: Measured) -> None:
+def test_jobs_change_nothing(tiny: Path, tmp_path: Path, alone: Measured) -> None:
     assert_same(measured(tiny, tmp_path / "marks", workers=1, batch=7), alone)
 
 
@@ -116,17 +119,17 @@ def test_an_image_depends_on_its_label_map_its_number_and_the_seed_alone(tiny: P
 
 def test_jobs_are_rows_of_a_split_at_a_size(tiny: Path) -> None:
     split = open_prepared(tiny, "val")
-    jobs = Jobs(split.labels, split.images, np.array([1, 4, 6]), batch=2, factor=2)
+    jobs = Jobs(split.labels, split.images, np.array([1, 4, 6]), factor=2, pixels=8 * PIXELS)
     first, last = jobs[0], jobs[1]
     assert len(jobs) == 2
     assert (first.numbers, last.numbers) == ([1, 4], [6])
     assert (last.labels.shape, last.images.shape) == ((1, 64, 128), (1, 64, 128, 3))
     np.testing.assert_array_equal(last.labels[0], split.labels[6].repeat(2, axis=0).repeat(2, axis=1))
-    half = Jobs(split.labels, split.images, np.array([6]), batch=2, factor=0.5)[0]
+    half = Jobs(split.labels, split.images, np.array([6]), factor=0.5)[0]
     assert half.images.shape == (1, 16, 32, 3)
     blocks = np.array(split.images[6]).reshape(16, 2, 32, 2, 3).mean(axis=(1, 3))
     assert np.abs(half.images[0] - blocks).mean() < 6
-    whole = Jobs(split.labels, split.images, np.array([6]), batch=2)[0]
+    whole = Jobs(split.labels, split.images, np.array([6]))[0]
     np.testing.assert_array_equal(whole.images[0], split.images[6])
 
 

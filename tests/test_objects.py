@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from dpgan.data.pixels import to_float
 from dpgan.data.prepare import Split
+from dpgan.evaluation.engine import Engine
 from dpgan.evaluation.fid import fid, kid
 from dpgan.evaluation.measure import Job, Jobs, photos
 from dpgan.evaluation.objects import GROUPS, CropObserver, Objects, find_objects, measure_crops, object_scores
@@ -31,6 +34,9 @@ class Means:
 
     def __init__(self) -> None:
         self.seen = []
+
+    def to(self, device: torch.device) -> Means:
+        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         self.seen.append(tuple(images.shape))
@@ -97,8 +103,8 @@ def test_groups_scale_with_the_area(scale: int) -> None:
 
 
 def crop_features(extractor: Means, data: Split, objects: Objects, batch: int) -> np.ndarray:
-    jobs = Jobs(data.labels, data.images, np.arange(len(data.ids)), batch)
-    return measure_crops(CropObserver(photos, (0,), extractor, objects), jobs, workers=1)[0]
+    jobs = Jobs(data.labels, data.images, np.arange(len(data.ids)), pixels=batch * SIZE[0] * SIZE[1])
+    return measure_crops(CropObserver(photos, (0,), extractor, objects), jobs, Engine())[0]
 
 
 def test_crops_are_boxes_resized_as_pillow_does(labels: np.ndarray) -> None:
@@ -123,8 +129,13 @@ def test_batches_and_workers_change_nothing() -> None:
     whole = crop_features(extractor := Means(), data, objects, batch=70)
     assert extractor.seen == [(58, 3, 8, 8)]
     np.testing.assert_allclose(crop_features(Means(), data, objects, batch=7), whole)
-    jobs = Jobs(data.labels, data.images, np.arange(70), 4)
-    spread = measure_crops(CropObserver(photos, (0, 1), Means(), objects), jobs, workers=2)
+    jobs = Jobs(data.labels, data.images, np.arange(70), pixels=4 * SIZE[0] * SIZE[1])
+    done: list[tuple[int, int]] = []
+    report = lambda *facts: done.append(facts)  # noqa: E731
+    with closing(Engine(workers=2)) as engine:
+        spread = measure_crops(CropObserver(photos, (0, 1), Means(), objects), jobs, engine, report)
+    assert done[0] == (0, 58)
+    assert done[-1] == (58, 58)
     np.testing.assert_allclose(spread, [whole, whole])
 
 
@@ -138,8 +149,8 @@ def test_images_are_made_once_a_seed_and_not_without_objects(labels: np.ndarray)
 
     data = split(labels)
     objects = find_objects(data, CARD)
-    jobs = Jobs(data.labels, data.images, np.arange(2), batch=1)
-    assert measure_crops(CropObserver(source, (3, 5), Means(), objects), jobs, workers=1).shape == (2, 2, 6)
+    jobs = Jobs(data.labels, data.images, np.arange(2), pixels=1)
+    assert measure_crops(CropObserver(source, (3, 5), Means(), objects), jobs, Engine()).shape == (2, 2, 6)
     assert asked == [((0,), 3), ((0,), 5)]
 
 

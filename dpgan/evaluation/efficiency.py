@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
-from dpgan.models.generators import Generator
+from dpgan.evaluation.engine import CPU
+from dpgan.models.generators import Generator, build_generator
 
-WARM_UP = 2  # passes before the clock starts
+WITHIN_S = 60.0  # after which no generator and no round is begun
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Cost:
 
     parameters: int
     flops: int  # of a forward pass; a multiplication and an addition count as two
+    rounds: int
     latency_ms: float  # median of the rounds
     latency_ms_low: float  # their quartiles
     latency_ms_high: float
@@ -36,31 +39,64 @@ class Cost:
 
 @torch.no_grad()
 def costs(
-    generators: Mapping[str, Generator], size: tuple[int, int], device: torch.device, batch: int = 1, rounds: int = 10
+    generators: Mapping[str, Generator],
+    size: tuple[int, int],
+    device: torch.device,
+    batch: int = 1,
+    rounds: int = 10,
+    within_s: float = WITHIN_S,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Cost]:
-    """The costs of generators in eval mode on `device`, for `batch` label maps of `size` (height, width)."""
+    """The costs of generators in eval mode on `device`, for `batch` label maps of `size` (height, width).
+
+    After `within_s` no further round begins, except the first, and no further generator: those are not in the result.
+    """
+    end = clock() + within_s
+    counted: dict[str, tuple[int, int]] = {}
     inputs = {name: _inputs(generator, size, batch, device) for name, generator in generators.items()}
-    latencies: dict[str, list[float]] = {name: [] for name in generators}
-    for turn in range(WARM_UP + rounds):
-        for name, generator in generators.items():
-            taken_s = seconds(partial(generator, *inputs[name]), device)
-            if turn >= WARM_UP:
-                latencies[name].append(1000 * taken_s)
+    for name, generator in generators.items():
+        if not counted or clock() < end:  # two passes, which also warm up
+            counted[name] = flops(partial(generator, *inputs[name])), _peak_memory(generator, *inputs[name])
+    latencies: dict[str, list[float]] = {name: [] for name in counted}
+    for turn in range(rounds):
+        if turn and clock() >= end:
+            break
+        for name in counted:
+            latencies[name].append(1000 * seconds(partial(generators[name], *inputs[name]), device, clock))
     first = np.array(next(iter(latencies.values())))
     found = {}
-    for name, generator in generators.items():
+    for name, (operations, memory) in counted.items():
         taken = np.array(latencies[name])
         low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
         found[name] = Cost(
-            parameters=sum(p.numel() for p in generator.parameters()),
-            flops=flops(partial(generator, *inputs[name])),
+            parameters=sum(p.numel() for p in generators[name].parameters()),
+            flops=operations,
+            rounds=len(taken),
             latency_ms=float(median),
             latency_ms_low=float(low),
             latency_ms_high=float(high),
             relative=float(np.median(taken / first)),
-            peak_memory=_peak_memory(generator, *inputs[name]),
+            peak_memory=memory,
         )
     return found
+
+
+@dataclass(frozen=True)
+class Costs:
+    """`costs` of generators that are built by the process that measures them."""
+
+    arguments: Mapping[str, Mapping[str, Any]]  # of `build_generator`, by the generator's name
+    size: tuple[int, int]
+    device: torch.device = CPU.device
+
+    def to(self, device: torch.device) -> Costs:
+        """The same, on a device."""
+        return replace(self, device=device)
+
+    def __call__(self, _: None, /) -> dict[str, Cost]:
+        """By the generator's name; the first is the measure of the others."""
+        generators = {name: build_generator(**own).eval().to(self.device) for name, own in self.arguments.items()}
+        return costs(generators, self.size, self.device)
 
 
 def blocks_of_labels(classes: int, size: tuple[int, int], batch: int, random: torch.Generator) -> torch.Tensor:

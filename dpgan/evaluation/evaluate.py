@@ -21,18 +21,30 @@ import torch
 
 from dpgan import identities
 from dpgan.config import EvaluateSettings
-from dpgan.data.pixels import to_uint8
 from dpgan.data.prepare import Split
 from dpgan.errors import UserError
 from dpgan.evaluation import MEASURE
 from dpgan.evaluation.baselines import class_mean_colors
 from dpgan.evaluation.diversity import diversity
+from dpgan.evaluation.engine import Engine
 from dpgan.evaluation.features import FeatureExtractor
 from dpgan.evaluation.fid import fid, fid_contributions, kid_with_contributions
 from dpgan.evaluation.intervals import Estimate, of_sums, of_tables
 from dpgan.evaluation.judges import Judge
 from dpgan.evaluation.lpips import Lpips
-from dpgan.evaluation.measure import Generated, Job, Jobs, Measured, Observer, Painted, Report, Source, measure, photos
+from dpgan.evaluation.measure import (
+    Generated,
+    Job,
+    Jobs,
+    Measured,
+    Observer,
+    Painted,
+    Pictures,
+    Report,
+    Source,
+    measure,
+    photos,
+)
 from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores, which_objects
 from dpgan.evaluation.readings import TRUTH, measures, right
 from dpgan.evaluation.reference import References
@@ -49,8 +61,8 @@ Painter = Callable[[np.ndarray, int], np.ndarray]
 class Evaluator:
     """Scores sets of images, one a label map of the validation split, by the same extractor, judge and photos.
 
-    UserError where there are fewer than two photos, or where a resolution is none that a generator can paint at.
-    `workers`: CPUs of a Ray that is started for it; None: Ray only for many images, 1: never.
+    `engine` computes; `progress` makes, of the unit and of what it is of, what reports the progress.
+    UserError if there are fewer than two photos, or if a resolution is none that a generator can paint at.
     """
 
     def __init__(
@@ -63,11 +75,13 @@ class Evaluator:
         settings: EvaluateSettings,
         references: References,
         lpips: Lpips | None = None,
-        workers: int | None = None,
+        engine: Engine | None = None,
+        progress: Callable[[str, str], Report | None] = lambda unit, subject: None,
     ) -> None:
         self.card, self.train, self.val = card, train, val
         self.extractor, self.judge, self.settings = extractor, judge, settings
-        self.references, self.lpips, self.workers = references, lpips, workers
+        self.references, self.lpips, self.progress = references, lpips, progress
+        self.engine = engine or Engine()
         self.seeds = tuple(range(settings.noise_seed, settings.noise_seed + settings.noise_seeds))
         self.everything = np.arange(len(val.ids))
         for name, split in (("training", train), ("validation", val)):
@@ -92,18 +106,14 @@ class Evaluator:
         # Percent of the pixels that are read right in each of the images that `generator` or `images` scored last.
         self.right = np.full(len(val.ids), np.nan)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks compute."""
-        return self.judge.device
+    def generator(self, generator: Generator, whose: str = "the generator", further: bool = True) -> Scores:
+        """Scores of a generator's images. `further`: by resolution and of objects too.
 
-    def generator(
-        self, generator: Generator, report: Report, whose: str = "the generator", further: bool = True
-    ) -> Scores:
-        """Scores of a generator's images; `whose` names it in errors. `further`: by resolution and of objects too."""
+        `whose` names it in progress and errors.
+        """
         source = Generated(generator)
         observer = Observer(source, self.seeds, self.extractor, self.judge, self.card, self.lpips)
-        measured = self._measured(observer, self._jobs(None), whose, report)
+        measured = self._measured(observer, self._jobs(None), whose)
         self.right = right(measured.tables)
         scores = {**self._distances(self.real, measured), **self._readings(measured)}
         if len(self.seeds) > 1:
@@ -115,11 +125,11 @@ class Evaluator:
         for factor in self.settings.resolutions:
             real = self._reference(self.val, self.everything, "val", factor)
             observer = Observer(source, self.seeds[:1], self.extractor, None, self.card)
-            at = self._measured(observer, self._jobs(None, factor), f"{whose} at {factor:g}x", report)
+            at = self._measured(observer, self._jobs(None, factor), f"{whose} at {factor:g}x")
             scores |= {f"{name}_x{factor:g}": score for name, score in self._distances(real, at).items()}
-        return scores | self._of_objects(source, self._jobs(None), self.seeds[:1])
+        return scores | self._of_objects(source, self._jobs(None), self.seeds[:1], whose)
 
-    def images(self, images: np.ndarray, report: Report, whose: str = "the images") -> Scores:
+    def images(self, images: np.ndarray, whose: str = "the images") -> Scores:
         """Scores of finished images, uint8 [N, H, W, 3], one for every label map of the validation split, in its order.
 
         UserError where there are more or fewer, or where they have another size.
@@ -130,29 +140,33 @@ class Evaluator:
                 f"{_size(self.val.images)}; there must be one image a label map, of its size"
             )
         jobs = self._jobs(images)
-        measured = self._seen(photos, jobs, whose, report)
+        measured = self._seen(photos, jobs, whose)
         self.right = right(measured.tables)
-        return self._without_noise(photos, jobs, measured)
+        return self._without_noise(photos, jobs, measured, whose)
 
     def floor(self) -> Scores:
         """Every pixel in its class's mean colour over the training photos: what no generator may fall below."""
         colors = class_mean_colors(self.train.images, self.train.labels, self.card.num_classes)
         source, jobs = Painted(colors), self._jobs(None)
-        return self._without_noise(source, jobs, self._seen(source, jobs, "the floor"))
+        return self._without_noise(source, jobs, self._seen(source, jobs, "the floor"), "the floor")
 
     def ceiling(self) -> Scores:
         """Real photos. mIoU: the validation photos themselves; FID and KID: as many training photos against them."""
         chosen = np.sort(np.random.default_rng(0).permutation(len(self.train.ids))[: len(self.val.ids)])
         others = self._reference(self.train, chosen, "train")
-        judged = measure(Observer(photos, (0,), None, self.judge, self.card), self._jobs(self.val.images), self.workers)
+        observer = Observer(photos, (0,), None, self.judge, self.card)
+        judged = self._measured(observer, self._jobs(self.val.images), "the ceiling")
         return {**self._distances(self.real, replace(judged, features=others[None])), **self._readings(judged)}
 
     def painter(self, generator: Generator) -> Painter:
         """What a generator paints for label maps of the validation split."""
 
+        pictures = Pictures(Generated(generator))
+        memory = Observer(pictures.source, (0,), None, None, self.card).worker_bytes(self._jobs(None))
+
         def paint(chosen: np.ndarray, seed: int) -> np.ndarray:
-            jobs = [Job([int(i)], self.val.labels[i][None], np.empty(0, np.uint8)) for i in chosen]
-            return to_uint8(torch.cat([Generated(generator)(job, seed) for job in jobs]))
+            job = Job(chosen.tolist(), np.stack([self.val.labels[i] for i in chosen]), np.empty(0, np.uint8))
+            return self.engine.once(pictures, (job, seed), memory)
 
         return paint
 
@@ -168,29 +182,32 @@ class Evaluator:
 
     def _jobs(self, images: np.ndarray | None, factor: float = 1) -> Jobs:
         """All label maps of the validation split, with or without images of theirs."""
-        return Jobs(self.val.labels, images, self.everything, self.settings.batch, factor)
+        return Jobs(self.val.labels, images, self.everything, factor)
 
     def _reference(self, split: Split, rows: np.ndarray, name: str, factor: float = 1) -> np.ndarray:
         """Features of photos of a split, float64 [N, D], from the disk where they have been extracted before."""
-        jobs = Jobs(split.labels, split.images, rows, self.settings.batch, factor)
+        jobs = Jobs(split.labels, split.images, rows, factor)
+
+        at = "" if factor == 1 else f" at {factor:g}x"
 
         def extract() -> np.ndarray:
             observer = Observer(photos, (0,), self.extractor, None, self.card)
-            return self._measured(observer, jobs, f"the {name} photos").features[0]
+            return self._measured(observer, jobs, f"the {name} photos{at}").features[0]
 
         return self.references.features(self.extractor, {"split": name, "rows": rows.tolist(), "x": factor}, extract)
 
-    def _seen(self, source: Source, jobs: Jobs, whose: str, report: Report | None = None) -> Measured:
+    def _seen(self, source: Source, jobs: Jobs, whose: str) -> Measured:
         """What extractor and judge see in images that no noise changes."""
-        return self._measured(Observer(source, (0,), self.extractor, self.judge, self.card), jobs, whose, report)
+        return self._measured(Observer(source, (0,), self.extractor, self.judge, self.card), jobs, whose)
 
-    def _without_noise(self, source: Source, jobs: Jobs, measured: Measured) -> Scores:
+    def _without_noise(self, source: Source, jobs: Jobs, measured: Measured, whose: str) -> Scores:
         """All scores of images that no noise changes."""
-        return self._distances(self.real, measured) | self._readings(measured) | self._of_objects(source, jobs, (0,))
+        scores = self._distances(self.real, measured) | self._readings(measured)
+        return scores | self._of_objects(source, jobs, (0,), whose)
 
-    def _measured(self, observer: Observer, jobs: Jobs, whose: str, report: Report | None = None) -> Measured:
-        """What is seen in images. UserError where they have features that are not finite; `whose` they are."""
-        measured = measure(observer, jobs, self.workers, report)
+    def _measured(self, observer: Observer, jobs: Jobs, whose: str) -> Measured:
+        """What is seen in images. UserError if they have features that are not finite; `whose` they are."""
+        measured = measure(observer, jobs, self.engine, self.progress("images", whose))
         lost = np.flatnonzero(~np.isfinite(measured.features).all(axis=(0, 2)))
         if len(lost):
             raise UserError(
@@ -219,17 +236,20 @@ class Evaluator:
         """The objects of the validation split."""
         return find_objects(self.val, self.card)
 
-    def _of_objects(self, source: Source, jobs: Jobs, seeds: tuple[int, ...]) -> Scores:
+    def _of_objects(self, source: Source, jobs: Jobs, seeds: tuple[int, ...], whose: str) -> Scores:
         """FID and KID of the objects in the images of `source` by their size, where the settings ask for them."""
         if not self.settings.objects:
             return {}
         e, objects = self.extractor, self.objects
         real = self.references.features(
             e, {"objects": objects.digest},
-            lambda: measure_crops(CropObserver(photos, (0,), e, objects), self._jobs(self.val.images), self.workers)[0],
+            lambda: self._crops(CropObserver(photos, (0,), e, objects), self._jobs(self.val.images), "the photos")[0],
         )  # fmt: skip
-        fakes = measure_crops(CropObserver(source, seeds, e, objects), jobs, self.workers)
+        fakes = self._crops(CropObserver(source, seeds, e, objects), jobs, whose)
         return object_scores(real, fakes, objects, len(self.val.ids), e.name)
+
+    def _crops(self, observer: CropObserver, jobs: Jobs, whose: str) -> np.ndarray:
+        return measure_crops(observer, jobs, self.engine, self.progress("objects", whose))
 
     def _readings(self, measured: Measured) -> Scores:
         """What the judge read. UserError where there was nothing to read."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ class FeatureExtractor(Protocol):
     digest: str
     """sha256 of the file that the weights come from."""
     device: torch.device
+
+    def to(self, device: torch.device) -> Self:
+        """Itself, on a device."""
+        ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> float64 [B, dimension] on the CPU."""
@@ -67,6 +71,12 @@ class Lite0:
         self.device = torch.device(device)
         self.network: EfficientNet = lite0_network().eval().requires_grad_(False).to(self.device)
 
+    def to(self, device: torch.device) -> Self:
+        """Itself, on a device."""
+        self.device = device
+        self.network.to(device)
+        return self
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         images = F.interpolate(
@@ -83,13 +93,13 @@ def lite0(device: torch.device | str = "cpu") -> Lite0:
     return Lite0(device)
 
 
-def chosen(inception_weights: str | None, device: torch.device) -> FeatureExtractor:
+def chosen(inception_weights: str | None) -> FeatureExtractor:
     """The extractor of FID and KID: Inception where its weights are given, Lite0 otherwise."""
     if inception_weights is None:
-        return lite0(device)
+        return lite0()
     from dpgan.evaluation.inception import Inception
 
-    return Inception(Path(inception_weights), device)
+    return Inception(Path(inception_weights))
 
 
 def extract(extractor: FeatureExtractor, batches: Iterable[Tensor]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,12 @@ class Inception:
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
         layers = [layer for name, layer in network.named_children() if name != "fc"]
         self.network = nn.Sequential(*layers, nn.Flatten()).to(self.device)
+
+    def to(self, device: torch.device) -> Self:
+        """Itself, on a device."""
+        self.device = device
+        self.network.to(device)
+        return self
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

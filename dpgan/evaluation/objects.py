@@ -12,28 +12,29 @@ compare across models, not with each other.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from dpgan.cluster import each
 from dpgan.data.prepare import Split
+from dpgan.evaluation import portions
+from dpgan.evaluation.engine import Engine
 from dpgan.evaluation.features import FeatureExtractor
 from dpgan.evaluation.fid import fid, fid_contributions, kid_with_contributions
 from dpgan.evaluation.intervals import Estimate, of_sums
 from dpgan.evaluation.judges.base import resize
-from dpgan.evaluation.measure import CHUNK, Job, Jobs, Source
+from dpgan.evaluation.measure import Job, Jobs, Report, Source, networks
 from dpgan.labels import Card
 
 AREA = 256 * 512  # pixels of an image, to which the three bounds belong
 LARGE, SMALL, LEAST = 10000, 2500, 100  # pixels of an object
 GROUPS = ("all", "large", "medium", "small")
 CODES = 1000  # an instance's pixels hold id * 1000 + k; what is below is no instance
-CROPS = 64  # a batch
 
 Parts = tuple[np.ndarray, ...]
 
@@ -110,14 +111,36 @@ class CropObserver:
     extractor: FeatureExtractor
     objects: Objects
 
-    @torch.no_grad()
+    def to(self, device: torch.device) -> Self:
+        """Itself, with all networks on a device."""
+        for generator in networks(self.source):
+            generator.to(device)
+        self.extractor.to(device)
+        return self
+
+    def image_bytes(self, pixels: int) -> int:
+        """Bytes for the images of one label map of so many pixels, while they are made."""
+        painting = [portions.painting(generator, pixels) for generator in networks(self.source)]
+        return 12 * pixels * len(self.seeds) + max(painting, default=0)
+
+    def worker_bytes(self, jobs: Jobs) -> int:
+        """Bytes of a process that does these jobs."""
+        largest = max(self.image_bytes(math.prod(jobs.size)), portions.extracting(self.extractor.side))
+        return portions.worker(networks(self.source), largest, max(jobs.batch, portions.AT_ONCE // largest))
+
     def __call__(self, job: Job) -> np.ndarray:
         """Features of the crops of every object in the job's images, in order: float64 [S, m, D]."""
+        at_once = portions.portion(self.image_bytes(job.labels[0].size), portions.free(self.extractor.device))
+        return np.concatenate([self._look(part) for part in job.split(at_once)], axis=1)
+
+    @torch.no_grad()
+    def _look(self, job: Job) -> np.ndarray:
         boxes = [self.objects.box[self.objects.image == number] for number in job.numbers]
         found = [np.empty((len(self.seeds), 0, self.extractor.dimension))]
         side = (self.extractor.side, self.extractor.side)
         images = [self.source(job, seed) for seed in self.seeds] if any(map(len, boxes)) else []
-        for some in _batched([(i, box) for i, many in enumerate(boxes) for box in many], CROPS):
+        at_once = portions.portion(portions.extracting(self.extractor.side), portions.free(self.extractor.device))
+        for some in _batched([(i, box) for i, many in enumerate(boxes) for box in many], at_once):
             seen = []
             for made in images:
                 crops = [resize(made[i : i + 1, :, top:end, left:right], side) for i, (top, left, end, right) in some]
@@ -126,11 +149,20 @@ class CropObserver:
         return np.concatenate(found, axis=1)
 
 
-def measure_crops(observer: CropObserver, jobs: Jobs, workers: int | None = None) -> np.ndarray:
-    """Features of all objects, in their order, in the images of all jobs: float64 [S, M, D]; Ray tasks as `measure`."""
+def measure_crops(observer: CropObserver, jobs: Jobs, engine: Engine, report: Report | None = None) -> np.ndarray:
+    """Features of all objects, in their order, in the images of all jobs: float64 [S, M, D].
+
+    report: called with objects done and in all, from 0 on.
+    """
     found: list[np.ndarray] = [np.empty(0)] * len(jobs)
-    for position, seen in each(observer, jobs, workers, CHUNK, gpus=int(observer.extractor.device.type == "cuda")):
+    done, total = 0, len(observer.objects.image)
+    if report:
+        report(done, total)
+    for position, seen in engine.each(observer, jobs, observer.worker_bytes(jobs)):
         found[position] = seen
+        done += seen.shape[1]
+        if report and seen.shape[1]:
+            report(done, total)
     return np.concatenate(found, axis=1)
 
 

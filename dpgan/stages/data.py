@@ -83,19 +83,22 @@ def judge() -> None:
     """Train the segmentation network behind mIoU on the real training photos, or check a published one."""
     import numpy as np
 
+    from dpgan.evaluation.engine import Engine
     from dpgan.evaluation.judges import make_judge, save_judge
     from dpgan.evaluation.measure import Jobs, Observer, measure, photos
     from dpgan.evaluation.readings import scores
-    from dpgan.hardware import choose_device, use_all_cores
+    from dpgan.hardware import find_place, use_all_cores
 
     params, card = setup()
     train, val = splits()
     use_all_cores()
-    device = choose_device(params.run.device)
-    network = make_judge(params.judge, card, (train.images, train.labels), params.seed, Progress("judge"), device)
+    engine = Engine(find_place(params.run.device))
+    network = make_judge(params.judge, card, (train.images, train.labels), params.seed, Progress("judge"), engine)
     save_judge(network, JUDGE)
-    jobs = Jobs(val.labels, val.images, np.arange(len(val.ids)), params.evaluate.batch)
-    seen = measure(Observer(photos, (0,), None, network, card), jobs)
+    jobs = Jobs(val.labels, val.images, np.arange(len(val.ids)))
+    report = Progress("judge", subject="the real validation photos")
+    seen = measure(Observer(photos, (0,), None, network, card), jobs, engine, report)
+    engine.close()
     real = scores(seen.tables[0], network.name, card)
     brief = {name: value for name, value in real.items() if "/" not in name}
     write_json(JUDGE_SCORES, {"judge": network.name, "n": len(val.ids), "real_photos": brief})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from dpgan.config import BUILD, TrainSettings, need
 from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card
-from dpgan.progress import Progress
+from dpgan.progress import Progress, Stage
 from dpgan.stages.build import (
     EVALUATION,
     JUDGE,
@@ -34,8 +35,6 @@ from dpgan.stages.page import (
 from dpgan.stages.summary import markdown, print_scores
 
 if TYPE_CHECKING:
-    import torch
-
     from dpgan.evaluation.evaluate import Evaluator, Scores
     from dpgan.models.generators import Generator
 
@@ -57,15 +56,13 @@ def evaluate() -> None:
     manifest = read_json(TRAINED / "manifest.json", "train")
     evaluator, protocol = make_evaluator()
     sets: dict[str, Scores] = {}
-    generators = {name: _generator(card, manifest, name, evaluator.device) for name in ("last", "best")}
+    generators = {name: _generator(card, manifest, name) for name in ("last", "best")}
     same = manifest["best"]["images"] == manifest["images"]  # the last one is the best one
     for name in ("best",) if same else ("last", "best"):
         weights = str(TRAINED / f"{name}.safetensors")
-        report = Progress("evaluate", subject=f"the candidate {name!r}")
-        sets[name] = evaluator.generator(generators[name], report, weights, further=name == "best")
+        sets[name] = evaluator.generator(generators[name], weights, further=name == "best")
     if same:
         sets["last"] = sets["best"]
-    print("evaluate  floor and ceiling", flush=True)
     sets |= {"floor": evaluator.floor(), "ceiling": evaluator.ceiling()}
 
     size: dict[str, Any] = {"n": len(evaluator.val.ids), "seeds": list(evaluator.seeds)}
@@ -76,16 +73,16 @@ def evaluate() -> None:
         values[name] |= of_real(values[name], values["ceiling"])
     intervals = {name: {key: score.record() for key, score in scores.items()} for name, scores in sets.items()}
     found = history(Path.cwd(), manifest["run_id"], CURVES) if server_is_up(tracking_uri(Path.cwd())) else {}
-    costs = measured_costs(trained_settings(manifest), card, evaluator.device)
+    costs = measured_costs(generators["best"], trained_settings(manifest), card, evaluator.engine)
     paint = evaluator.painter(generators["best"])
     subject = Subject(
         name="best",
         summary=f"noise seeds {', '.join(map(str, evaluator.seeds))}; the run is {manifest['run_id']}.",
         paint=paint,
         noises=noises(generators["best"]),
-        identity={**trained_facts(manifest), **protocol_facts(protocol, evaluator.device)},
+        identity={**trained_facts(manifest), **protocol_facts(protocol, evaluator.engine)},
         curves=[Curve(name, points, manifest["best"]["images"]) for name, points in found.items()],
-        tables=[costs_table(costs, card, evaluator.device)],
+        tables=[costs_table(costs, card, evaluator.engine)],
     )
     with new_folder(EVALUATION) as folder:
         evaluator.contact_sheet(paint, folder / "contact_sheet.png")
@@ -110,15 +107,21 @@ def evaluate() -> None:
     print_scores(brief)
 
 
-def make_evaluator(card: Card | None = None, build: Path = BUILD) -> tuple[Evaluator, dict[str, Any]]:
-    """The evaluator of a dataset whose stages have run in `build`, and its protocol; default: that of params.yaml."""
+def make_evaluator(
+    card: Card | None = None, build: Path = BUILD, stage: Stage = "evaluate"
+) -> tuple[Evaluator, dict[str, Any]]:
+    """The evaluator of a dataset whose stages have run in `build`, and its protocol; default: that of params.yaml.
+
+    stage: what its lines of progress begin with. Close its engine when nothing more is evaluated.
+    """
     from dpgan.data.prepare import data_hash, open_prepared
+    from dpgan.evaluation.engine import Engine
     from dpgan.evaluation.evaluate import Evaluator, protocol
     from dpgan.evaluation.features import chosen
     from dpgan.evaluation.judges import load_judge
     from dpgan.evaluation.lpips import Lpips
     from dpgan.evaluation.reference import References
-    from dpgan.hardware import choose_device, use_all_cores
+    from dpgan.hardware import find_place, use_all_cores
 
     params, own = setup()
     card = card or own
@@ -129,13 +132,15 @@ def make_evaluator(card: Card | None = None, build: Path = BUILD) -> tuple[Evalu
             "`dvc repro judge` prepares it again"
         )
     use_all_cores()
-    device = choose_device(params.run.device)
-    extractor = chosen(params.evaluate.inception_weights, device)
+    engine = Engine(find_place(params.run.device))
+    extractor = chosen(params.evaluate.inception_weights)
     train, val = (open_prepared(prepared, split) for split in ("train", "val"))
-    network = load_judge(need(judge, "judge"), card).to(device)
+    network = load_judge(need(judge, "judge"), card)
     references = References(REFERENCES, data_hash(prepared))
-    lpips = Lpips(params.evaluate.lpips).to(device) if params.evaluate.lpips else None
-    evaluator = Evaluator(card, train, val, extractor, network, params.evaluate, references, lpips)
+    lpips = Lpips(params.evaluate.lpips) if params.evaluate.lpips else None
+    evaluator = Evaluator(
+        card, train, val, extractor, network, params.evaluate, references, lpips, engine, partial(Progress, stage)
+    )
     judge_sha256 = identities.judge(judge)
     return evaluator, protocol(extractor, network.name, judge_sha256, references.data_hash, params.evaluate, card)
 
@@ -149,10 +154,10 @@ def trained_settings(manifest: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings.model_validate(manifest["settings"])
 
 
-def _generator(card: Card, manifest: Mapping[str, Any], name: str, device: torch.device) -> Generator:
+def _generator(card: Card, manifest: Mapping[str, Any], name: str) -> Generator:
     from dpgan.models.generators import build_generator
     from dpgan.training.checkpoint import load_state
 
     generator = build_generator(**trained_settings(manifest).generator_arguments(card.num_classes))
     load_state(generator, TRAINED / f"{name}.safetensors")
-    return generator.eval().to(device)
+    return generator.eval()

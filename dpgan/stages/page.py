@@ -14,9 +14,8 @@ from dpgan.config import TrainSettings
 from dpgan.labels import Card
 
 if TYPE_CHECKING:
-    import torch
-
     from dpgan.evaluation.efficiency import Cost
+    from dpgan.evaluation.engine import Engine
     from dpgan.evaluation.evaluate import Evaluator, Painter, Scores
     from dpgan.evaluation.intervals import Estimate
     from dpgan.evaluation.page import Curve, Painted, Table
@@ -79,15 +78,13 @@ def write_evaluation_page(path: Path, evaluator: Evaluator, subject: Subject, se
     )  # fmt: skip
 
 
-def protocol_facts(protocol: Mapping[str, Any], device: torch.device) -> dict[str, str]:
+def protocol_facts(protocol: Mapping[str, Any], engine: Engine) -> dict[str, str]:
     """What the scores were taken with, for the page."""
-    from dpgan.hardware import device_name
-
     return {
         "validation data": protocol["data_hash"],
         "features": f"{protocol['features']}, sha256 {protocol['features_sha256'][:16]}",
         "judge": f"{protocol['judge']}, sha256 {protocol['judge_sha256'][:16]}",
-        "evaluated on": f"{device.type}, {device_name(device)}",
+        "evaluated on": f"{engine.place.device.type}, {engine.device_name()}",
     }
 
 
@@ -162,36 +159,41 @@ def _further(sets: Mapping[str, Scores], shown: list[str], ours: str) -> list[Ta
     return [Table("Objects, resolutions, diversity", ["", "N", *columns], rows, note)]
 
 
-def measured_costs(settings: TrainSettings, card: Card, device: torch.device) -> dict[str, Cost]:
-    """What a picture costs, by generator, at the settings' widths; dp, the first, is the measure of the others."""
-    from dpgan.evaluation.efficiency import costs
-    from dpgan.models.generators import GENERATORS, build_generator
+def measured_costs(generator: Generator, settings: TrainSettings, card: Card, engine: Engine) -> dict[str, Cost]:
+    """What a picture costs, by generator, at the settings' widths; dp, the first, is the measure of the others.
 
-    return costs(
-        {
-            kind: build_generator(
-                **settings.model_copy(update={"generator": kind}).generator_arguments(card.num_classes)
-            ).eval().to(device)
-            for kind in GENERATORS
-        },
-        card.size,
-        device,
-    )  # fmt: skip
+    generator: one of these widths.
+    """
+    from dpgan.evaluation import portions
+    from dpgan.evaluation.efficiency import WITHIN_S, Costs
+    from dpgan.models.generators import GENERATORS
+
+    print(f"evaluate  what a picture costs: some {WITHIN_S:g} s at most", flush=True)
+    arguments = {
+        kind: settings.model_copy(update={"generator": kind}).generator_arguments(card.num_classes)
+        for kind in GENERATORS
+    }
+    painting = portions.painting(generator, card.size[0] * card.size[1])
+    return engine.once(Costs(arguments, card.size), None, portions.worker([generator] * len(arguments), painting, 1))
 
 
-def costs_table(found: Mapping[str, Cost], card: Card, device: torch.device) -> Table:
+def costs_table(found: Mapping[str, Cost], card: Card, engine: Engine) -> Table:
     """Parameters, FLOPs, latency and memory, as supplement, table 5."""
+    from dpgan.evaluation.efficiency import WITHIN_S
     from dpgan.evaluation.page import Table
+    from dpgan.models.generators import GENERATORS
 
     rows = [
         [kind, f"{c.parameters / 1e6:.2f} M", f"{c.flops / 1e9:.2f} G", f"{c.latency_ms:.1f} ms",
          f"[{c.latency_ms_low:.1f}, {c.latency_ms_high:.1f}]", f"{c.relative:.2f}", f"{c.peak_memory / 1e6:.0f} MB"]
         for kind, c in found.items()
     ]  # fmt: skip
+    left_out = ", ".join(kind for kind in GENERATORS if kind not in found)
     return Table(
         "What a picture costs",
         ["generator", "parameters", "FLOPs", "latency", "quartiles", "time / DP-GAN's", "peak memory"],
         rows,
-        f"One label map of {card.size[1]}x{card.size[0]} on this machine's {device.type}, taking turns, by untrained "
-        "generators of these widths. A multiplication and an addition are two FLOPs.",
+        f"One label map of {card.size[1]}x{card.size[0]} on {engine.place.device.type}, taking turns in "
+        f"{next(iter(found.values())).rounds} rounds, by untrained generators of these widths. A multiplication and an "
+        "addition are two FLOPs." + (f" Not measured within {WITHIN_S:g} s: {left_out}." if left_out else ""),
     )

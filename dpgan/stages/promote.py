@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from dpgan.config import need
 from dpgan.errors import UserError
 from dpgan.files import write_json
 from dpgan.identities import is_of_measure
-from dpgan.progress import Progress, Stage
+from dpgan.progress import Stage
 from dpgan.stages.build import EVALUATION, PROMOTION, SCORES, TRAINED, read_json, setup
 from dpgan.stages.evaluate import make_evaluator, trained_settings
 
@@ -88,7 +89,7 @@ def score(package: Package, whose: str, stage: Stage) -> Evaluation:
     from dpgan.evaluation.evaluate import all_finite
     from dpgan.registry.gate import Evaluation
 
-    evaluator, protocol = make_evaluator()
+    evaluator, protocol = make_evaluator(stage=stage)
     card = evaluator.card
     if package.config["classes"] != [info.name for info in card.classes]:
         raise UserError(
@@ -96,5 +97,6 @@ def score(package: Package, whose: str, stage: Stage) -> Evaluation:
             "data; `dpgan registry promote NUMBER --reason TEXT` makes a version champion without a comparison"
         )
     generator = package.generator()
-    scores = evaluator.generator(generator.to(evaluator.device), Progress(stage, subject=whose), whose)
+    with closing(evaluator.engine):
+        scores = evaluator.generator(generator, whose)
     return Evaluation(scores, all_finite(generator), protocol)

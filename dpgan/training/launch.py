@@ -38,7 +38,7 @@ Resources = Mapping[str, float]
 
 def share_of_worker(run: RunSettings, nodes: Sequence[Resources]) -> dict[str, float]:
     """What each worker takes of the running Ray."""
-    gpu = run.device == "cuda" or (run.device == "auto" and any(node.get("GPU", 0) for node in nodes))
+    gpu = cluster.wants_gpu(run.device, sum(node.get("GPU", 0) for node in nodes))
     return {"CPU": run.cpus_per_worker, **({"GPU": 1} if gpu else {})}
 
 

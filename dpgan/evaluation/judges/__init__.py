@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 
 from dpgan.config import JudgeSettings
 from dpgan.errors import UserError
+from dpgan.evaluation.engine import Engine
 from dpgan.evaluation.judges.base import Judge
 from dpgan.labels import Card
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 __all__ = ["KINDS", "Judge", "load_judge", "make_judge", "save_judge"]
 
@@ -49,9 +49,9 @@ def make_judge(
     photos: tuple[np.ndarray, np.ndarray],
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
-    device: torch.device | str = "cpu",
+    engine: Engine | None = None,
 ) -> Judge:
-    """The judge of the settings, in eval mode on `device`: trained on `photos`, or a published one, checked.
+    """The judge of the settings, in eval mode on the CPU: trained on `photos` by `engine`, or a published one, checked.
 
     photos: uint8 [N, H, W, 3] and their label maps, class indices uint8 [N, H, W]; `trained` alone looks at them.
     UserError where weights are missing, others than the settings say, or were made for another label set.
@@ -59,10 +59,10 @@ def make_judge(
     if settings.kind == "trained":
         from dpgan.evaluation.judges.trained import train_judge
 
-        return train_judge(*photos, card, settings, seed, progress, device)
+        return train_judge(*photos, card, settings, seed, progress, engine)
     module, _ = KINDS[settings.kind]
     judge: Judge = import_module(f"{__name__}.{module}").load_published(settings, card)
-    return judge.eval().requires_grad_(False).to(device)
+    return judge.eval().requires_grad_(False)
 
 
 def save_judge(judge: Judge, path: Path) -> None:

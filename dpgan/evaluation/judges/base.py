@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpgan.errors import UserError, some
+from dpgan.evaluation.portions import free, judging, portion
 from dpgan.hardware import exact_fp32
 from dpgan.labels import Card
 
 OTHER = 255  # predicted: a class that the card does not evaluate. A card has at most 255 classes, 0..254
-PIXELS_AT_ONCE = 1024 * 2048  # that a judge reads in one go; the published ones are large
 
 
 class Judge(nn.Module, ABC):
@@ -65,10 +65,16 @@ class Judge(nn.Module, ABC):
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """float [B, 3, H, W] in [-1, 1] -> uint8 [B, h, w]: class indices of the card, OTHER for what it lacks."""
-        height, width = self.working_size(*images.shape[-2:])
-        portions = images.split(max(1, PIXELS_AT_ONCE // (height * width)))
+        at_once = portion(self.image_bytes(*images.shape[-2:]), free(self.device))
         with exact_fp32(self.device):
-            return torch.cat([self.table[self.scores(some.to(self.device)).argmax(1)] for some in portions])
+            return torch.cat(
+                [self.table[self.scores(some.to(self.device)).argmax(1)] for some in images.split(at_once)]
+            )
+
+    def image_bytes(self, height: int, width: int) -> int:
+        """Bytes while it reads one image of that size."""
+        worked = self.working_size(height, width)
+        return judging(worked[0] * worked[1], len(self.classes))
 
 
 def eight_bits(images: Tensor) -> Tensor:

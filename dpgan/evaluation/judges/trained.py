@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from dpgan.config import JudgeSettings
 from dpgan.data.pixels import to_float
 from dpgan.errors import UserError
+from dpgan.evaluation.engine import Engine
 from dpgan.evaluation.features import lite0_input, lite0_network
 from dpgan.evaluation.judges.base import Judge
+from dpgan.evaluation.portions import learning
 from dpgan.hardware import native_bf16
 from dpgan.labels import Card
 
@@ -94,6 +97,80 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
+Batch = tuple[int, np.ndarray, np.ndarray]  # its number; photos uint8 [B, H, W, 3]; label maps uint8 [B, H, W]
+Step = tuple[float, dict[str, Tensor]]  # loss; after the last batch the judge's weights, else nothing
+
+
+@dataclass(frozen=True)
+class Batches(Sequence[Batch]):
+    """The photos of every step of a training, read when they are asked for."""
+
+    images: np.ndarray  # uint8 [N, H, W, 3]; may be a memory map
+    labels: np.ndarray  # uint8 [N, H, W]
+    rows: Sequence[np.ndarray]  # of every step, sorted: a memory map is then read from front to back
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, step: Any) -> Any:
+        if step >= len(self.rows):
+            raise IndexError(step)
+        return step, self.images[self.rows[step]], self.labels[self.rows[step]]
+
+
+class Training:
+    """The training of a judge: called with one batch after the other, in the process that holds the network."""
+
+    def __init__(self, card: Card, settings: JudgeSettings, seed: int, population: int, weights: Tensor) -> None:
+        """weights: float [C], of the classes in the loss."""
+        self.card, self.settings, self.seed, self.weights = card, settings, seed, weights
+        self.of = population, weights
+        self.generator = torch.Generator().manual_seed(seed)
+        self.steps = math.ceil(settings.images / settings.batch)
+        sampled = _sample(population, self.steps * settings.batch, self.generator).split(settings.batch)
+        self.rows = [chosen.sort().values.numpy() for chosen in sampled]
+        self.drawn = self.generator.get_state()
+        self.step = 0
+
+    def to(self, device: torch.device) -> Self:
+        """Itself, with a new network on a device."""
+        self.device, self.generator = device, torch.Generator()
+        self.generator.set_state(self.drawn)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.judge = Trained(self.card, self.settings.size, pretrained=True)
+        self.judge.train().to(device).to(memory_format=torch.channels_last)
+        self.weights = self.weights.to(device)
+        self.optimizer = torch.optim.AdamW(self.judge.parameters(), lr=self.settings.lr)
+        steps = self.steps
+        # Linear warm-up over the first tenth, cosine to 0.
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: min(10 * (step + 1) / steps, 1) * (1 + math.cos(math.pi * step / steps)) / 2
+        )
+        return self
+
+    def __call__(self, batch: Batch, /) -> Step:
+        """One step. UserError if batches are missing before it: another process had them."""
+        number, images, labels = batch
+        if number != self.step:
+            raise UserError("the worker that trained the judge died, and the training with it; start the stage again")
+        self.step += 1
+        photo, truth = augment(to_float(images), torch.from_numpy(labels), self.generator)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=native_bf16(self.device)):
+            logits = self.judge(photo.to(self.device, memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), truth.long().to(self.device), weight=self.weights)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        last = self.step == self.steps
+        return loss.item(), {k: v.cpu() for k, v in self.judge.state_dict().items()} if last else {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, before the first step."""
+        return Training, (self.card, self.settings, self.seed, *self.of)
+
+
 def train_judge(
     images: np.ndarray,
     labels: np.ndarray,
@@ -101,7 +178,7 @@ def train_judge(
     settings: JudgeSettings,
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
-    device: torch.device | str = "cpu",
+    engine: Engine | None = None,
 ) -> Trained:
     """A judge trained on real photos; on one machine's CPU the same seed gives the same judge.
 
@@ -109,32 +186,18 @@ def train_judge(
     progress: called with (images seen, images in all, loss) after every step. Void classes are not learned; the
     cross-entropy weighs another by 1 / sqrt(its share of the pixels).
     """
-    device = torch.device(device)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        judge = Trained(card, settings.size, pretrained=True)
-    judge.train().to(device).to(memory_format=torch.channels_last)
-    weights = class_weights(labels, card.void).to(device)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr)
-    steps = math.ceil(settings.images / settings.batch)
-    # Linear warm-up over the first tenth, cosine to 0.
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(10 * (step + 1) / steps, 1) * (1 + math.cos(math.pi * step / steps)) / 2
-    )
-    for step, chosen in enumerate(_sample(len(images), steps * settings.batch, generator).split(settings.batch)):
-        # Sorted: a memory map is then read from front to back.
-        rows = chosen.sort().values.numpy()
-        photo, truth = augment(to_float(images[rows]), torch.from_numpy(labels[rows]), generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
-            logits = judge(photo.to(device, memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), truth.long().to(device), weight=weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
+    training = Training(card, settings, seed, len(images), class_weights(labels, card.void))
+    batches = Batches(images, labels, training.rows)
+    total = len(batches) * settings.batch
+    pixels = settings.batch * math.prod(labels.shape[1:])
+    weights: dict[str, Tensor] = {}
+    for step, (loss, last) in enumerate((engine or Engine()).in_turn(training, batches, learning(pixels)), start=1):
+        weights = last or weights
         if progress:
-            progress((step + 1) * settings.batch, steps * settings.batch, loss.item())
+            progress(step * settings.batch, total, loss)
+    with torch.random.fork_rng(devices=[]):
+        judge = Trained(card, settings.size)
+    judge.load_state_dict(weights)
     return judge.eval()
 
 
