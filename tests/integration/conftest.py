@@ -24,7 +24,7 @@ judge: {images: 64, batch: 8}
 train: {images: 40, batch: 4, generator_width: 2, pyramid_width: 4, discriminator_width: 2, noise_channels: 4,
   holdout: 8, evaluate_images: 20, losses: {perceptual: 1.0}}
 run: {workers: 2, device: cpu, checkpoint_images: 4, log_images: 4}
-evaluate: {noise_seed: 0, batch: 8}
+evaluate: {noise_seed: 0}
 gate: {approval: false}
 """
 
