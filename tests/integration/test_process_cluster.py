@@ -32,7 +32,7 @@ seed: 0
 judge: {images: 320, batch: 8}
 train: {images: 1600, batch: 4, holdout: 16, evaluate_images: 800}
 run: {workers: 2, device: cpu, placement: STRICT_SPREAD, data_cache: $NODE_DISK/dpgan, checkpoint_images: 400}
-evaluate: {noise_seed: 0, batch: 8}
+evaluate: {noise_seed: 0}
 """
 
 
