@@ -14,7 +14,7 @@ from dpgan.models.generators import Generator
 
 PIXELS = 2**20  # of the label maps that are sent to a worker at once
 AT_ONCE = 2**30  # bytes that may live at once on a CPU: more images at once would not be faster there
-PROCESS = 3 * 2**28  # bytes of a process before it loads a network: Python, torch and Ray
+PROCESS = 5 * 2**28  # bytes of a process besides networks and images: Python, torch, Ray, scratch of the kernels
 
 WIDE, PYRAMID = 18, 2  # live floats per pixel and channel of a generator's last block and of its pyramid
 READ, VOTES = 256, 4  # live floats per pixel of a judge; copies of its logits
