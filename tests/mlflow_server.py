@@ -20,12 +20,12 @@ from dpgan.registry.store import server_is_up
 class Server:
     """`mlflow server` on a free loopback port, started and killed like a real one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "server.db") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{port}"
-        store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder)]
+        store = ["--backend-store-uri", f"sqlite:///{folder}/{database}", "--artifacts-destination", str(folder)]
         where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         self.command = [sys.executable, "-m", "mlflow", "server", *store, *where]
         self.process: subprocess.Popen[bytes] | None = None

@@ -10,9 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow_server import Server
 from PIL import Image
 from published_layouts import WRITERS, Counts
 
@@ -130,6 +133,39 @@ def test_the_rest_scores_and_decides(project: Project) -> None:
         assert words in page
     assert "| DP / DP | 44.1 | 73.6 | 66.9 | " in project.run("dpgan", "tables")
     assert "dvc exp run --temp -n toyscapes-table-1-spade" in project.run("dpgan", "tables", "--commands")
+
+
+def test_what_mlflow_missed_is_sent_by_the_next_stage(project: Project) -> None:
+    """The server dies in the middle of a training and is back for `promote`."""
+    server = Server(project.root / "mlruns", "mlflow.db")
+    project.env["MLFLOW_TRACKING_URI"] = server.uri
+    try:
+        server.start()
+        with project.start("dvc", "repro", "--force", "--single-item", "train") as training:
+            while not newest_checkpoint(project):
+                assert training.poll() is None, training.stdout.read() if training.stdout else ""
+                time.sleep(0.05)
+            server.kill()
+            output, _ = training.communicate(timeout=300)
+        assert training.returncode == 0, output
+        run_id, status = runs(project)[-1]
+        assert status == "RUNNING"
+        assert "does not answer; keeping records" in project.run("dvc", "repro", "--single-item", "evaluate")
+        server.start()
+        project.run("dvc", "repro")
+        assert runs(project)[-1] == (run_id, "FINISHED")
+        run = MlflowClient(server.uri).get_run(run_id)
+        scores = json.loads((project.root / "build/scores.json").read_text())
+        assert run.data.metrics["eval/best/fid_lite0"] == scores["best"]["fid_lite0"]
+        assert run.data.metrics["holdout/kid_lite0"]
+        artifacts = Path(unquote(urlsplit(run.info.artifact_uri).path))
+        assert (artifacts / "evaluation/report.html").read_bytes() == (
+            project.root / "build/evaluation/report.html"
+        ).read_bytes()
+        assert not list(project.root.glob("runs/spool/[0-9]*"))
+    finally:
+        del project.env["MLFLOW_TRACKING_URI"]
+        server.kill()
 
 
 def test_a_version_and_images_of_anybody_are_scored_outside_the_pipeline(project: Project, tmp_path: Path) -> None:
