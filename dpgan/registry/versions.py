@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from dpgan.errors import UserError
+from dpgan.errors import TemporaryError, UserError
 from dpgan.registry.store import database, not_writable
 from dpgan.registry.tracking import is_active, open_store
 from dpgan.settings import unknown_name
@@ -34,8 +34,8 @@ CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _MOVES = "dpgan.moves"  # tag of the registered model: how many moves were made
 
 
-class MovedError(UserError):
-    """Somebody else moved the champion after a decision was made; nothing was changed."""
+class MovedError(TemporaryError):
+    """Somebody else moved the champion after a decision was made; nothing was changed, and it can be made again."""
 
 
 @dataclass(frozen=True)
