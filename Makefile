@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo up down test bench lint ui lock clean help
+.PHONY: demo up down test bench chaos lint ui lock clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +25,9 @@ down: .venv/made ## end them
 
 bench: .venv/made ## what this code costs beside references, on one core (some 20 minutes; SUITE=inference: one of them)
 	python -m benchmarks $(SUITE)
+
+chaos: .venv/made ## injects faults and checks what is promised (docs/reliability.md; FAULTS="1 14": these alone)
+	cd infra && python -m chaos $(FAULTS)
 
 lint: .venv/made ## ruff and mypy
 	ruff check .

@@ -9,14 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
+import services
 from conftest import ROOT
 
 from dpgan.errors import UserError
-
-sys.path.insert(0, str(ROOT / "infra"))
-import processes
-import services
 
 
 @pytest.fixture

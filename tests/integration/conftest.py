@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos.prefect_client import PrefectClient
 from conftest import ROOT
-from prefect_client import PrefectClient
 
 PARAMS = """
 dataset: toyscapes

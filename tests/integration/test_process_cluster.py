@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import ROOT
-from prefect_client import PrefectClient
+from chaos.prefect_client import PrefectClient
+from process_cluster import Cluster, postgres_programs
 
 from dpgan.errors import UserError
 
 from .conftest import make_clone
-
-sys.path.insert(0, str(ROOT / "infra"))
-from process_cluster import Cluster, postgres_programs
 
 try:
     postgres_programs()
