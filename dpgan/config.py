@@ -133,6 +133,11 @@ class RunSettings(Model):
         description="seconds that training waits for workers to start, and for a node in place of a lost one; then it "
         "ends and says what is missing. A container with an image to load needs some minutes",
     )  # fmt: skip
+    hang_s: int = Field(
+        default=600, gt=0,
+        description="seconds that a worker waits for the others, in one exchange; then their stacks are printed and "
+        "they are restarted, which counts in max_failures",
+    )  # fmt: skip
     accept_code: str | None = Field(
         default=None, min_length=8,
         description="first digits of a hash of code: a run that began under other networks, losses or steps resumes "

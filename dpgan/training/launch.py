@@ -29,6 +29,7 @@ from dpgan.errors import Stopped, UserError
 from dpgan.training.build import Job
 from dpgan.training.loop import Tracker, train
 from dpgan.training.strategy import AgreedError
+from dpgan.training.watchdog import Watchdog, out_of_memory, what_fits
 
 WATCH_S = 5.0  # between two looks at Ray's nodes: it needs some seconds itself until it calls one lost
 
@@ -119,7 +120,7 @@ def _trainer(job: Job, share: Mapping[str, float], config: dict[str, Any]) -> To
     return TorchTrainer(
         _worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=run.hang_s),
         scaling_config=ScalingConfig(
             num_workers=run.workers, use_gpu=gpu, resources_per_worker=dict(share), placement_strategy=run.placement
         ),
@@ -249,6 +250,9 @@ def _worker(config: dict[str, Any]) -> None:
     job: Job = config["job"]
     torch.set_num_threads(job.run.cpus_per_worker)
     board: Queue = config["board"]
+    watchdog = Watchdog(
+        job.folder / "stacks" / f"rank-{ray.train.get_context().get_world_rank()}", 0.8 * job.run.hang_s
+    )
     try:
         if job.published is not None and job.run.data_cache is not None:
             job = replace(job, prepared=fetch(job.published, job.run.data_cache, board.put))
@@ -260,12 +264,20 @@ def _worker(config: dict[str, Any]) -> None:
             report=lambda *facts: board.put(facts),
             stop=lambda: config["orders"].qsize() > 0,
             say=board.put,
+            beat=watchdog.beat,
         )
     except AgreedError as error:
         board.put(error)  # and nothing else: all workers have it, and no restart would change it
     except UserError as error:
         board.put(error)
         raise
-    except Exception:
-        board.put(f"a worker failed:\n{traceback.format_exc()}")  # at once: Ray reports it only when no restart is left
+    except Exception as error:
+        if out_of_memory(error):
+            board.put(what_fits(job.settings, job.run, job.card.size))
+        elif stacks := watchdog.stacks():
+            board.put(f"made no progress for {watchdog.seconds:g} s; where it was:\n{stacks}")
+        else:
+            board.put(f"a worker failed:\n{traceback.format_exc()}")  # Ray reports it only when no restart is left
         raise
+    finally:
+        watchdog.close()

@@ -56,15 +56,18 @@ def train(
     report: Report,
     stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until `settings.images` real images were seen; resume from the newest complete checkpoint.
 
     Leaves the candidates `last` and `best` (`candidate_path`) and `folder/result.json`. When rank 0's `stop` says so,
-    it ends after the current step with a checkpoint and no result. `say` gets a line before what takes long.
+    it ends after the current step with a checkpoint and no result. `say` gets a line before what takes long; `beat` is
+    called at every step and evaluation.
+
     Raises AgreedError on every worker if the workers do not agree, or if gradients are not finite numbers again after
     training went back to a checkpoint (NonFiniteError).
     """
-    loop = Loop(job, device, tracker, report, stop, say)
+    loop = Loop(job, device, tracker, report, stop, say, beat)
     loop.run()
     on_rank_0(loop.checkpoints.wait if loop.stopped else loop.finish)
 
@@ -80,8 +83,10 @@ class Loop:
         report: Report,
         stop: Callable[[], bool],
         say: Callable[[str], None],
+        beat: Callable[[], None],
     ) -> None:
         self.job, self.device, self.tracker, self.report, self.stop = job, device, tracker, report, stop
+        self.beat = beat
         self.say = say if rank() == 0 else lambda _: None
         facts = {"data": data_hash(job.prepared), "code": identities.training_code(), "torch": torch.__version__}
         check_same(job.same_everywhere(), facts)
@@ -145,6 +150,7 @@ class Loop:
         self.meter.restart()
         for batch in batches(self.source(total=s.images, steps=steps), self.device, self.job.run.cpus_per_worker):
             self.meter.data_arrived()
+            self.beat()
             moved, terms = self._step(batch)
             self.seen = min((batch.step + 1) * s.batch, s.images)  # the last batch may be smaller
             self.stopped = self.seen < s.images and self._asked_to_stop()
@@ -213,6 +219,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         """Score the average, and keep it as a candidate. Asked to stop meanwhile, it is left to the next start."""
+        self.beat()
         candidate = self._with_statistics()
         if self.stopped:
             return

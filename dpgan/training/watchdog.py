@@ -28,12 +28,15 @@ class Watchdog:
         """This worker makes progress."""
         faulthandler.dump_traceback_later(self.seconds, file=self.file)
 
+    def stacks(self) -> str:
+        """What was written; empty if this worker has always made progress."""
+        return self.path.read_text()
+
     def close(self) -> None:
-        """Stop watching; the file goes if nothing was written to it."""
+        """Stop watching, and remove the file."""
         faulthandler.cancel_dump_traceback_later()
         self.file.close()
-        if self.path.stat().st_size == 0:
-            self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -132,6 +132,19 @@ def not_finite(lab: Lab) -> Outcome:
         return Outcome("failed with the names of the step's samples; nothing to promote")
 
 
+@fault(10, "a worker hangs", "a time-out, the stacks of those that wait, and a restart")
+def hanging_worker(lab: Lab) -> Outcome:
+    with lab.project("hang10") as project:
+        project.edit("params.yaml", "run: {workers: 2,", "run: {workers: 2, hang_s: 20,")
+        training = project.train()
+        training.workers()[0].suspend()
+        lost = project.lost
+        output = training.wait()
+        expect("made no progress" in output and "in _step" in output, f"no stack: {output[-2000:]}")
+        same_weights(project, lab)
+        return Outcome(f"restarted after {20} s, with the stack of the worker that waited; {EQUAL}", lost)
+
+
 @fault(22, "resumed with another number of workers", "the same batches: losses and weights differ by rounding only")
 def other_workers(lab: Lab) -> Outcome:
     with lab.project("workers") as project:
