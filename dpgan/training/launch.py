@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -250,9 +251,8 @@ def _worker(config: dict[str, Any]) -> None:
     job: Job = config["job"]
     torch.set_num_threads(job.run.cpus_per_worker)
     board: Queue = config["board"]
-    watchdog = Watchdog(
-        job.folder / "stacks" / f"rank-{ray.train.get_context().get_world_rank()}", 0.8 * job.run.hang_s
-    )
+    rank = ray.train.get_context().get_world_rank()
+    watchdog = Watchdog(job.folder / "stacks" / f"rank-{rank}", 0.8 * job.run.hang_s)
     try:
         if job.published is not None and job.run.data_cache is not None:
             job = replace(job, prepared=fetch(job.published, job.run.data_cache, board.put))
@@ -277,7 +277,16 @@ def _worker(config: dict[str, Any]) -> None:
         elif stacks := watchdog.stacks():
             board.put(f"made no progress for {watchdog.seconds:g} s; where it was:\n{stacks}")
         else:
-            board.put(f"a worker failed:\n{traceback.format_exc()}")  # Ray reports it only when no restart is left
+            board.put(_failed(job.folder, rank, error))  # Ray reports it only when no restart is left
         raise
     finally:
         watchdog.close()
+
+
+def _failed(folder: Path, rank: int, error: Exception) -> str:
+    """A line for a worker that failed, most often because another one is gone; its traceback goes to a file."""
+    log = folder / "failures.log"
+    with log.open("a") as file:
+        file.write(f"worker {rank}\n{''.join(traceback.format_exception(error))}\n")
+    said = next(iter(str(error).strip().splitlines()), "")[:160]
+    return f"worker {rank} failed ({type(error).__name__}: {said}); its traceback is in {log}"
