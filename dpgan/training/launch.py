@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -286,7 +286,7 @@ def _worker(config: dict[str, Any]) -> None:
 def _failed(folder: Path, rank: int, error: Exception) -> str:
     """A line for a worker that failed, most often because another one is gone; its traceback goes to a file."""
     log = folder / "failures.log"
-    with log.open("a") as file:
+    with suppress(OSError), log.open("a") as file:  # the disk may be full
         file.write(f"worker {rank}\n{''.join(traceback.format_exception(error))}\n")
     said = next(iter(str(error).strip().splitlines()), "")[:160]
     return f"worker {rank} failed ({type(error).__name__}: {said}); its traceback is in {log}"
