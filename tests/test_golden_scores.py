@@ -62,7 +62,7 @@ def scored(folder: Path) -> dict[str, tuple[float, float, float]]:
     generator = build_generator(num_classes=CARD.num_classes, noise_channels=3, width=2, pyramid_width=4).eval()
     with torch.no_grad():
         generator.to_rgb.weight.mul_(1000)  # the initial weights are so small that every photo is grey
-    settings = EvaluateSettings(batch=4, noise_seeds=2, resolutions=(2,), objects=True)
+    settings = EvaluateSettings(noise_seeds=2, resolutions=(2,), objects=True)
     evaluator = Evaluator(CARD, blocks(rng, 8), blocks(rng, 8), lite0(), judge, settings,
                           References(folder, "golden"), workers=1)  # fmt: skip
     return {name: (score.value, *score.interval) for name, score in evaluator.generator(generator, print).items()}

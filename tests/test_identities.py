@@ -156,7 +156,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 # How and where to run: rounding.
 CHANGES |= {f"run.{name}": (value, set()) for name, value in {
     "workers": 1, "device": "cpu", "strategy": "deepspeed", "zero_stage": 1, "placement": "SPREAD",
-    "cpus_per_worker": 2, "compile": True, "max_failures": 0, "hang_s": 60,
+    "cpus_per_worker": 2, "compile": True, "max_failures": 0, "hang_s": 60, "start_timeout_s": 60,
     "checkpoint_images": 1, "keep_last": 1, "keep_every": 1,
     "grace_s": 1, "log_images": 1, "data_cache": "folder", "vgg19": "file",
     "accept_code": "12345678",
