@@ -103,7 +103,7 @@ def test_data_of_an_edited_card_are_not_scored(project: Project) -> None:
 def test_a_champion_of_other_classes_is_explained(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The card has got a class since: the generator cannot read these label maps."""
     card = load_card("toyscapes")
-    monkeypatch.setattr(stage, "make_evaluator", lambda: (SimpleNamespace(card=card), {}))
+    monkeypatch.setattr(stage, "make_evaluator", lambda *_, **__: (SimpleNamespace(card=card), {}))
     champion = content(1)
     champion.config["classes"] = [info.name for info in card.classes[:-1]]
     with pytest.raises(UserError, match=r"the champion paints other classes than data/toyscapes/dataset\.yaml has now"):
