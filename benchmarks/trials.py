@@ -99,7 +99,7 @@ def told_apart(n: int, trial: int, more_skill: float = 0.0) -> dict[str, bool]:
 
 
 def shares(n: int, trials: int, more_skill: float = 0.0) -> dict[str, float]:
-    """How often that is so, by score. A class that is in no label map of a trial counts as one that cannot be told."""
+    """How often that is so, by score. A class that is in no label map of a trial counts as one with no difference."""
     results = [told_apart(n, trial, more_skill) for trial in range(trials)]
     names = [f"{kind}_features" for kind in ("fid", "kid")] + [*MEASURES, PROMOTED]
     return {name: float(np.mean([result.get(name, False) for result in results])) for name in names}

@@ -64,8 +64,8 @@ def scored(folder: Path) -> dict[str, tuple[float, float, float]]:
         generator.to_rgb.weight.mul_(1000)  # the initial weights are so small that every photo is grey
     settings = EvaluateSettings(noise_seeds=2, resolutions=(2,), objects=True)
     evaluator = Evaluator(CARD, blocks(rng, 8), blocks(rng, 8), lite0(), judge, settings,
-                          References(folder, "golden"), workers=1)  # fmt: skip
-    return {name: (score.value, *score.interval) for name, score in evaluator.generator(generator, print).items()}
+                          References(folder, "golden"))  # fmt: skip
+    return {name: (score.value, *score.interval) for name, score in evaluator.generator(generator).items()}
 
 
 def test_scores_are_those_of_this_measure(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos.lab import make_project
 from chaos.prefect_client import PrefectClient
-from conftest import ROOT
 
 PARAMS = """
 dataset: toyscapes
@@ -110,25 +109,7 @@ class Services(Project):
 
 def make_clone(root: Path) -> Project:
     """A git clone of the working tree, committed, with a tiny dataset."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in listed.splitlines():
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    clone = Project(root)
-    (root / "params.yaml").write_text(PARAMS)
-    clone.edit("data/toyscapes/dataset.yaml", "size: [64, 128]\npreset", "size: [32, 64]\npreset")
-    clone.edit(
-        "data/toyscapes/dataset.yaml",
-        "{train: 2000, val: 400, size: [64, 128], seed: 0}",
-        "{train: 32, val: 8, size: [32, 64], seed: 0}",
-    )
-    clone.run("git", "init", "-q")
-    clone.commit("clone")
-    return clone
+    return Project(make_project(root, PARAMS).root)
 
 
 @pytest.fixture(scope="session")
