@@ -45,12 +45,18 @@ class PrefectClient:
         state = self.get(f"flow_runs/{run}")["state"]
         return state["name"], state["message"] or ""
 
-    def wait(self, run: str, name: str, timeout_s: float = 600) -> str:
-        """The message of the state `name`, when the run is in it; fails where the run ends in another one."""
-        deadline = time.monotonic() + timeout_s
+    def wait(self, run: str, name: str, silence_s: float = 300) -> str:
+        """The message of the state `name`, when the run is in it.
+
+        Fails if the run ends in another state, or logs nothing for `silence_s`.
+        """
+        logged, deadline = "", time.monotonic() + silence_s
         while (found := self.state(run))[0] != name:
             assert found[0] not in ENDS, f"{found}\n{self.logs(run)[-6000:]}"
-            assert time.monotonic() < deadline, f"{found}\n{self.logs(run)[-6000:]}"
+            if time.monotonic() > deadline:
+                logs, before = self.logs(run), logged
+                assert logs != before, f"{found}, and no word for {silence_s:.0f} s\n{logs[-6000:]}"
+                logged, deadline = logs, time.monotonic() + silence_s
             time.sleep(0.5)
         return found[1]
 

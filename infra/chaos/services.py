@@ -86,7 +86,7 @@ def prefect_away(lab: Lab) -> Outcome:
     until(lambda: up.workspace.newest > before, "the training goes on without the server")
     time.sleep(AWAY_S)
     up.make("up")
-    up.prefect.wait(run, "Completed", 1200)
+    up.prefect.wait(run, "Completed")
     shown = up.prefect.artifacts(run)
     expect(shown.get("train-progress") == 100, f"the progress is {shown.get('train-progress')}")
     return Outcome(f"the server was away for {AWAY_S} s; the run completed, with its progress")
@@ -109,7 +109,7 @@ def stale_locks(lab: Lab) -> Outcome:
     lock = f'{{"{root}/build/train": {{"write": {{"pid": 1, "cmd": "dvc repro"}}}}}}'
     (root / ".dvc/tmp/rwlock").write_text(lock)
     run = up.prefect.start("toyscapes", overrides=LONG)
-    up.prefect.wait(run, "Completed", 1200)
+    up.prefect.wait(run, "Completed")
     return Outcome("the next run of the dataset completed; the training resumed")
 
 
@@ -126,7 +126,7 @@ def worker_dies(lab: Lab) -> Outcome:
     run = up.begin()
     up.kill("worker")
     began = time.monotonic()
-    up.prefect.wait(run, "Crashed", 900)
+    up.prefect.wait(run, "Crashed")
     seconds = time.monotonic() - began
     up.make("up")
     again = up.prefect.start("toyscapes", overrides=LONG)
@@ -156,7 +156,7 @@ def poor_approval(lab: Lab) -> Outcome:
     project = make_project(lab.folder / "approval", PASSES, pairs=(128, 64))
     up = _up(lab, project)
     run = up.prefect.start("toyscapes")
-    up.prefect.wait(run, "Paused", 1800)
+    up.prefect.wait(run, "Paused")
     expect("schema" in project.git("show", "runs/toyscapes:dvc.lock"), "the run is not kept while it waits")
     answer = up.prefect.session.post(
         f"{up.prefect.url}/flow_runs/{run}/resume", json={"run_input": {"promote": True, "reason": ""}}, timeout=60
