@@ -37,12 +37,23 @@ def check_losses(s: TrainSettings, path: Path = Path("params.yaml")) -> None:
             raise UserError(f"{path}: train: {what}")
 
 
+def tell_held_out(settings: TrainSettings, pairs: int) -> str | None:
+    """What to say of the pairs that are held out if they are fewer than `train.holdout`."""
+    held = settings.held_out(pairs)
+    if held == settings.holdout:
+        return None
+    return (
+        f"{held} of {pairs} training pairs are held out, not train.holdout {settings.holdout}, which would leave less "
+        f"than a batch of {settings.batch} to train on"
+    )
+
+
 def check_fits(settings: TrainSettings, run: RunSettings, size: tuple[int, int], pairs: int) -> None:
     """UserError where the settings do not go together, or do not go with `pairs` training pairs of `size`."""
     s, crop = settings, settings.crop or size
     last = s.images % s.batch or s.batch
     at_once = f"run.workers {run.workers}" + (f" x train.accumulate {s.accumulate}" if s.accumulate > 1 else "")
-    least = run.workers * s.accumulate
+    least, held = run.workers * s.accumulate, s.held_out(pairs)
     mistakes = [
         (s.batch < least, f"train.batch {s.batch} is less than {at_once}: someone would have no image"),
         (last < least, f"the last batch holds {last} images (train.images {s.images} modulo train.batch {s.batch}), "
@@ -54,8 +65,10 @@ def check_fits(settings: TrainSettings, run: RunSettings, size: tuple[int, int],
         (s.precision == "fp16" and run.strategy == "deepspeed",
          "train.precision fp16 does not go with run.strategy deepspeed, whose loss scale stays where it is after an "
          "overflow; take bf16 or run.strategy ddp"),
-        (s.holdout < run.workers, f"train.holdout {s.holdout} is less than run.workers {run.workers}"),
-        (s.holdout >= pairs, f"train.holdout {s.holdout} leaves nothing to train on: the split has {pairs} pairs"),
+        (pairs < 2, f"the training split has {pairs} pair, and train.holdout takes one at least: add photos"),
+        (pairs > 1 and held < run.workers,
+         f"{held} of the {pairs} training pairs are held out (train.holdout {s.holdout}), less than run.workers "
+         f"{run.workers}, each of which scores one at least: set run.workers to {held}, or add photos"),
         (any(c % 32 or c > whole for c, whole in zip(crop, size, strict=True)),
          f"train.crop {list(crop)}: height and width must be multiples of 32 within {list(size)}"),
     ]  # fmt: skip

@@ -80,13 +80,28 @@ class TrainSettings(Model):
     decay_from: float = Field(default=1.0, ge=0, le=1, description="share of the run after which rates fall to 0")
     ema: float = Field(default=0.9999, ge=0, lt=1)
     flip: bool = True
-    holdout: int = Field(default=64, ge=8, description="training pairs kept out for the evaluation while training")
+    holdout: int = Field(
+        default=64, ge=2,
+        description="training pairs kept out for the evaluation while training; fewer where these would leave less "
+        "than a batch to train on (`held_out`)",
+    )  # fmt: skip
     evaluate_images: int = Field(default=1000, ge=1, description="images between two evaluations; the best is kept")
     crop: tuple[int, int] | None = Field(default=None, description="height, width of a random crop")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto: bf16 where it is faster, else fp32; fp16 scales the loss"
     )
     fork: str | None = Field(default=None, description="folder of a run, runs/...: start from its newest checkpoint")
+
+    def held_out(self, pairs: int) -> int:
+        """How many of so many training pairs are kept out for the evaluation while training.
+
+        That is `holdout` if a batch is left to train on. Otherwise it is a quarter of the pairs, but at least the 2
+        that KID compares (1 of 2 pairs), and never more than `holdout`. The number of workers is no part of the rule: a
+        run may resume with another one.
+        """
+        if self.holdout + self.batch <= pairs:
+            return self.holdout
+        return min(self.holdout, max(pairs // 4, 2), pairs - 1)
 
     def generator_arguments(self, num_classes: int) -> dict[str, Any]:
         """The arguments of `build_generator`."""

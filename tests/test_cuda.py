@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
+from raw_pairs import make_card
+from test_holdout import held_out
 from test_plain import SIZE, assembled, inputs, one_hot, pair
 from torch import Tensor, nn
 
+from dpgan.models.generators import build_generator
 from dpgan.models.generators.blocks import spread
 from dpgan.models.generators.export import for_inference
+from dpgan.training.holdout import BATCH, Holdout
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 GPU = torch.device("cuda")
@@ -71,3 +76,15 @@ def test_the_step_has_the_losses_of_the_cpu(precision: str, tolerance: float, st
     expected = losses(torch.device("cpu"), "fp32", steps)
     for found, wanted in zip(losses(GPU, precision, steps), expected, strict=True):
         assert found == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+
+
+def test_the_holdout_has_the_scores_of_the_cpu() -> None:
+    data = held_out(BATCH + 2)
+    generator = build_generator(num_classes=3, noise_channels=3, width=2, pyramid_width=4).eval()
+
+    def scores(device: torch.device) -> dict[str, float]:
+        held = Holdout(data, np.arange(len(data.ids)), 0, device)
+        assert next(held.extractor.network.parameters()).device.type == device.type
+        return held.score(copy.deepcopy(generator).to(device), make_card())[0]
+
+    assert scores(GPU) == pytest.approx(scores(torch.device("cpu")), rel=1e-3)

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from raw_pairs import make_card, make_raw
 from safetensors.torch import load_file
 from tiny_job import CPU, SETTINGS, job
 
-from dpgan.checks import check_fits
+from dpgan.checks import check_fits, tell_held_out
 from dpgan.config import RunSettings, TrainSettings
-from dpgan.data.prepare import open_prepared
+from dpgan.data.index import scan
+from dpgan.data.prepare import open_prepared, prepare
 from dpgan.errors import UserError
 from dpgan.training.build import build
 from dpgan.training.candidates import candidate_path
@@ -191,7 +193,6 @@ def test_more_workers_or_nodes_than_ray_has_are_refused(tiny: Path, tmp_path: Pa
             "the last batch holds 1 images (train.images 5 modulo train.batch 4), less than run.workers 2:"
             " make train.images 6, or a multiple of the batch",
         ),
-        ({"holdout": 24}, "train.holdout 24 leaves nothing to train on"),
         ({"crop": (32, 48)}, "train.crop [32, 48]"),
         ({"crop": (64, 64)}, "train.crop [64, 64]"),
     ],
@@ -217,6 +218,48 @@ def test_ways_to_run_that_cannot_work_are_refused(run: dict[str, Any], changes: 
     with pytest.raises(UserError) as error:
         check_fits(settings, RunSettings.model_validate(run), size=(32, 64), pairs=24)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "held", "says"),
+    [
+        (2975, 64, None),
+        (72, 64, None),  # a batch is left
+        (
+            71,
+            17,
+            "17 of 71 training pairs are held out, not train.holdout 64, which would leave less than a batch of 8",
+        ),
+        (20, 5, "5 of 20 training pairs"),
+        (8, 2, "2 of 8 training pairs"),
+        (3, 2, "2 of 3 training pairs"),
+        (2, 1, "1 of 2 training pairs"),
+    ],
+)
+def test_fewer_pairs_of_a_small_set_are_held_out(pairs: int, held: int, says: str | None) -> None:
+    settings = TrainSettings.model_validate({**SETTINGS, "holdout": 64, "batch": 8})
+    assert settings.held_out(pairs) == held
+    told = tell_held_out(settings, pairs)
+    assert told is None if says is None else says in str(told)
+    assert TrainSettings.model_validate({**SETTINGS, "holdout": 2, "batch": 8}).held_out(pairs) <= 2
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Prepared arrays of two training pairs."""
+    card, raw = make_card(), make_raw(tmp_path / "raw", train=2)
+    prepare(scan(card, raw, workers=1), card, raw, tmp_path / "prepared", workers=1)
+    return tmp_path / "prepared"
+
+
+def test_two_pairs_can_be_trained_on(few: Path, tmp_path: Path) -> None:
+    """One is held out: no distribution to compare with, so the newest candidate is the best."""
+    work = replace(job(few, tmp_path / "run", workers=1, holdout=64), card=make_card())
+    log = Records(tmp_path / "log")
+    train(work, CPU, log, lambda *_: None)
+    assert weights(work.folder, "best") == weights(work.folder, "last")
+    assert not any("holdout/kid_lite0" in row for row in log.read())
+    assert all(np.isfinite(value) for row in log.read() for value in row.values())
 
 
 def test_both_networks_are_compiled_where_a_setting_asks(

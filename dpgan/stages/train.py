@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpgan import identities
-from dpgan.checks import check_fits
+from dpgan.checks import check_fits, tell_held_out
 from dpgan.config import need, train_settings
 from dpgan.files import new_folder, sole_holder, write_json
 from dpgan.progress import Progress, record
@@ -35,7 +35,10 @@ def train() -> None:
 
     params, card = setup()
     settings = train_settings(params, card.preset)
-    check_fits(settings, params.run, card.size, len(splits()[0].ids))
+    pairs = len(splits()[0].ids)
+    check_fits(settings, params.run, card.size, pairs)
+    if told := tell_held_out(settings, pairs):
+        print(f"train     {told}", flush=True)
     if settings.losses.perceptual and settings.perceptual_network == "vgg19":
         check_vgg19(params.run.vgg19)
     data = hashes(PREPARED)

@@ -28,7 +28,7 @@ from dpgan.training.build import Job, build
 from dpgan.training.candidates import candidate_path, keep_candidates
 from dpgan.training.checkpoint import Checkpoint
 from dpgan.training.guard import Action, Guard, NonFiniteError
-from dpgan.training.holdout import Holdout
+from dpgan.training.holdout import KID, Holdout
 from dpgan.training.meter import Meter
 from dpgan.training.start import changes_since, decide_start, is_own
 from dpgan.training.strategy import agreed, on_rank_0, rank, world_size
@@ -91,7 +91,8 @@ class Loop:
         facts = {"data": data_hash(job.prepared), "code": identities.training_code(), "torch": torch.__version__}
         check_same(job.same_everywhere(), facts)
         self.data = open_prepared(job.prepared, "train")
-        self.samples, held_out = order.split_holdout(job.seed, len(self.data.ids), job.settings.holdout)
+        pairs = len(self.data.ids)
+        self.samples, held_out = order.split_holdout(job.seed, pairs, job.settings.held_out(pairs))
         self.checkpoints = job.checkpoints()
         start = self._agreed_start()
         own = start is not None and is_own(job, start)
@@ -105,7 +106,7 @@ class Loop:
                               crop=s.crop)  # fmt: skip
         self.say("builds the networks" + (" and calibrates the perceptual loss" if s.losses.perceptual else ""))
         self.training = build(replace(job, settings=s), device, self.data, self.samples)
-        self.say(f"computes the features of the {len(held_out)} photos that are held out")
+        self.say(f"computes the features of the photos that are held out ({len(held_out)})")
         self.holdout = Holdout(self.data, held_out, job.seed, device)
         self.meter, self.guard = Meter(), Guard(PATIENCE_FP16 if self.precision == "fp16" else PATIENCE)
         self.starts = on_rank_0(lambda: _note_start(job.folder, job.facts.get("git.commit", "unknown")))
@@ -224,10 +225,11 @@ class Loop:
         if self.stopped:
             return
         scores, grid = self.holdout.score(candidate, self.job.card)
-        kid = on_rank_0(lambda: scores["holdout/kid_lite0"])  # on other hardware it may be rounded otherwise
+        kid = on_rank_0(lambda: scores.get(KID, math.inf))  # on other hardware it may be rounded otherwise
         kid = kid if math.isfinite(kid) else math.inf
-        if self.best is None or kid < self.best["kid"]:
-            self.best, self.owes_checkpoint = {"kid": kid, "images": self.seen}, True
+        if self.best is None or kid < self.best.get("kid", math.inf) or KID not in scores:  # unscored: the newest
+            self.best = {**({"kid": kid} if math.isfinite(kid) else {}), "images": self.seen}
+            self.owes_checkpoint = True
         best = int(self.best["images"])
         if rank() == 0:
             self.tracker.metrics(scores, self.seen)
