@@ -77,6 +77,12 @@ class TrainSettings(Model):
     beta1_generator: float = Field(default=0.0, ge=0, lt=1)
     beta1_discriminator: float = Field(default=0.0, ge=0, lt=1)
     beta2: float = Field(default=0.999, gt=0, lt=1)
+    init_gain: float = Field(
+        default=0.02, gt=0,
+        description="gain of the first weights under spectral norm. The networks' outputs do not depend on it, but at "
+        "0.02 (SPADE, OASIS) Adam's first update is as large as the weights; 1: a start without loss spikes",
+    )  # fmt: skip
+    warmup_images: int = Field(default=0, ge=0, description="images over which both rates rise from 0")
     decay_from: float = Field(default=1.0, ge=0, le=1, description="share of the run after which rates fall to 0")
     ema: float = Field(default=0.9999, ge=0, lt=1)
     flip: bool = True

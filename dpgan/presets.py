@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-# Paper: Adam betas (0, 0.999), rates 1e-4 / 4e-4, EMA 0.9999, lambda_LM 5.
+# Paper: Adam betas (0, 0.999), rates 1e-4 / 4e-4, EMA 0.9999, lambda_LM 5. It names neither the first weights nor a
+# warm-up. With those of the released code the losses of the first steps explode, and the generator then stands still
+# for tens of thousands of steps (docs/performance.md): a gain of 1, and rates that rise over the first 1000 steps.
 _PAPER: dict[str, Any] = {
     "batch": 5, "lr_generator": 1e-4, "lr_discriminator": 4e-4, "ema": 0.9999, "losses": {"labelmix": 5.0},
+    "init_gain": 1.0, "warmup_images": 5000,
 }  # fmt: skip
 
 # Released code: feature matching summed over layers, a patch loss that trains nothing; rates, EMA and lambda_LM by

@@ -144,6 +144,8 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "train.beta1_generator": (0.9, {"run"}),
     "train.beta1_discriminator": (0.9, {"run"}),
     "train.beta2": (0.99, {"run"}),
+    "train.init_gain": (1.0, {"run"}),
+    "train.warmup_images": (100, {"run"}),
     "train.decay_from": (0.5, {"run"}),
     "train.ema": (0.99, {"run"}),
     "train.flip": (False, {"run"}),

@@ -236,6 +236,14 @@ def spectral_norm(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 @torch.no_grad()
+def scale_normalised(network: nn.Module, factor: float) -> None:
+    """Multiply, in place, the weights that spectral norm divides. What the network computes stays the same."""
+    for name, parameter in network.named_parameters():
+        if name.endswith("parametrizations.weight.original"):
+            parameter.mul_(factor)
+
+
+@torch.no_grad()
 def initialise(module: nn.Module) -> None:
     """Weights as SPADE and OASIS draw them: xavier_normal with gain 0.02, bias 0, BatchNorm weight N(1, 0.02)."""
     if isinstance(module, nn.Conv2d) and not is_parametrized(module):

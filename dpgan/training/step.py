@@ -123,12 +123,22 @@ class TrainingStep:
             parameter.requires_grad_(on)
 
     def _set_rates(self, progress: float) -> None:
-        """Constant rates until `decay_from` of the run, then linear to 0."""
         s = self.settings
-        scale = 1.0 if progress < s.decay_from else (1.0 - progress) / max(1.0 - s.decay_from, 1e-9)
+        scale = rate_scale(progress, s)
         for engine, rate in (
             (self.generator_engine, s.lr_generator),
             (self.discriminator_engine, s.lr_discriminator),
         ):
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate * scale
+
+
+def rate_scale(progress: float, settings: TrainSettings) -> float:
+    """The factor on both learning rates at `progress` in [0, 1] of the run.
+
+    It rises linearly over the first `warmup_images`, is 1 until `decay_from`, and then falls linearly to 0.
+    """
+    s = settings
+    rise = min(1.0, (progress * s.images + s.batch) / s.warmup_images) if s.warmup_images else 1.0
+    fall = 1.0 if progress < s.decay_from else (1.0 - progress) / max(1.0 - s.decay_from, 1e-9)
+    return min(rise, fall)
