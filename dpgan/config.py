@@ -268,7 +268,9 @@ class Params(Model):
     raw: str = Field(description="folder of the raw pairs, laid out as the dataset's card says")
     seed: int = Field(default=0, ge=0)
     judge: JudgeSettings = JudgeSettings()
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] | None = Field(
+        default_factory=dict, description="keys of TrainSettings; null: nothing is trained, the judge is the last stage"
+    )
     run: RunSettings = RunSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gate: GateSettings = GateSettings()
@@ -285,7 +287,7 @@ def train_settings(params: Params, card_preset: str, path: Path = PARAMS) -> Tra
     A discriminator that params.yaml chooses brings the losses that go with it (`presets.DISCRIMINATORS`), between the
     two. UserError for what cannot go together.
     """
-    given = {key: value for key, value in params.train.items() if value is not None}
+    given = {key: value for key, value in (params.train or {}).items() if value is not None}
     name = given.pop("preset", card_preset)
     if name not in PRESETS:
         raise unknown_name("preset", str(name), PRESETS, where=f"{path}: train.preset")

@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from dpgan.config import BUILD, load_params, need
+from dpgan.checks import misfits
+from dpgan.config import BUILD, PARAMS, Params, load_params, need, train_settings
 from dpgan.data.layout import need_plain_names, other_edition, walk
 from dpgan.errors import UserError
 from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
 from dpgan.settings import unknown_name
-from dpgan.stages.build import INDEX, VALIDATION, accepted_path, read_accepted, read_json
+from dpgan.stages.build import INDEX, VALIDATION, accepted_path, held, read_accepted, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,9 @@ def add(name: str, folder: Path, copy: bool) -> int:
         console.print(f"\n    dataset: {known[0].name}\n    raw: {folder}\n\nthen: dvc repro validate", markup=False)
         return 0
     proposal = propose(folder, name)
+    params = _params(proposal.card, folder)
+    unfit = misfits(params, train_settings(params, proposal.card.preset), proposal.card, proposal.pairs)
+    proposal = proposal._replace(suspicious=[*proposal.suspicious, *map(_sentence, unfit)])
     if proposal.lists and not copy:
         lists = ", ".join(proposal.lists)
         raise UserError(
@@ -97,19 +101,19 @@ def check(which: str, folder_of_report: Path | None) -> int:
     """
     from dpgan.data.index import scan
     from dpgan.data.report import write_report
-    from dpgan.data.validation import validate
 
     if folder_of_report and folder_of_report.exists() and not (folder_of_report / "report.html").is_file():
         raise UserError(f"{folder_of_report}: is there already, and is no report; give the report a folder of its own")
     console = Console(highlight=False)
     card, raw, told = _subject(which)
+    params = _params(card, raw)
     for line in told:
         console.print(line, markup=False)
     frame = scan(card, raw, Progress("check", "pairs"))
     accepted = read_accepted(card)
     folder = folder_of_report or BUILD / "check" / card.name
     with new_folder(folder) as partial:
-        report = validate(frame, card, accepted, docs=partial / "data_docs")
+        report = held(params, frame, card, accepted, docs=partial / "data_docs")
         write_report(report, frame, card, raw, partial, accepted)
     if report.findings:
         console.print(_table(report.findings))
@@ -118,7 +122,7 @@ def check(which: str, folder_of_report: Path | None) -> int:
     counts = ", ".join(f"{(frame['split'] == split).sum()} in {split}" for split in sorted(card.splits))
     verdict = "Not fit to train on" if report.stops else "Fit to train on"
     console.print(
-        f"{card.name}: {counts}. {verdict}: {_count(len(report.of('error')), 'error')}, "
+        f"{card.name}: {counts}. {verdict}: {_count(len(report.of('error')) or len(report.stops), 'error')}, "
         f"{_count(len(report.of('warning')), 'warning')}, {_count(len(report.quarantined), 'pair')} "
         f"{'faulty' if report.stops else 'left out'}. Report: {folder / 'report.html'}", soft_wrap=True
     )  # fmt: skip
@@ -173,6 +177,10 @@ def accept() -> int:
     return 0
 
 
+def _sentence(text: str) -> str:
+    return (f"T{text[1:]}" if text.startswith("the ") else text) + "."
+
+
 def _count(number: int, what: str) -> str:
     return f"{number or 'no'} {what}{'s' * (number != 1)}"
 
@@ -215,6 +223,12 @@ def _subject(which: str) -> tuple[Card, Path, list[str]]:
             f"line: a file's name without its ending), or let `dpgan data add NAME {folder}` write them into its copy"
         )
     return proposal.card, folder, ["No card fits; checked as `dpgan data add` would describe it.", *proposal.found]
+
+
+def _params(card: Card, raw: Path) -> Params:
+    """The settings of params.yaml, as if it named this dataset; the defaults if there is no params.yaml."""
+    given = load_params() if PARAMS.exists() else Params(dataset=card.name, raw=str(raw))
+    return given.model_copy(update={"dataset": card.name, "raw": str(raw)})
 
 
 def _published(folder: Path) -> list[Card]:

@@ -147,7 +147,8 @@ def _prepared(card: Card, raw: Path | None) -> Path:
     print(f"evaluate  preparing {name} and its judge, as DVC experiment {experiment}", flush=True)
     with suppress(UserError):
         dvc(root, "exp", "remove", experiment)  # of an evaluation that was cut off
-    dvc_aloud(root, "exp", "run", "--temp", "--name", experiment, "-S", f"dataset={name}", "-S", f"raw={raw}", "judge")
+    dvc_aloud(root, "exp", "run", "--temp", "--name", experiment, "-S", f"dataset={name}", "-S", f"raw={raw}",
+              "-S", "train=null", "judge")  # fmt: skip
     with new_folder(build) as folder:
         for made in (PREPARED, JUDGE):
             dvc(root, "get", ".", str(made), "--rev", experiment, "--out", str((folder / made.name).absolute()))

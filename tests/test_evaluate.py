@@ -203,11 +203,10 @@ def test_one_photo_is_too_few(tiny: Path, folder: Path) -> None:
 
 
 def test_label_maps_without_an_evaluated_class(tiny: Path, folder: Path) -> None:
-    evaluator = make_evaluator(tiny, folder)
-    void = int(np.flatnonzero(evaluator.card.void)[0])
-    evaluator.val = Split(evaluator.val.images, np.full_like(evaluator.val.labels, void), evaluator.val.ids)
+    e = make_evaluator(tiny, folder)
+    val = Split(e.val.images, np.full_like(e.val.labels, np.flatnonzero(e.card.void)[0]), e.val.ids)
     with pytest.raises(UserError, match=r"toyscapes/dataset\.yaml: the validation label maps have no pixel of a class"):
-        evaluator.floor()
+        Evaluator(e.card, e.train, val, Coarse(), e.judge, e.settings, e.references)
 
 
 def test_a_resolution_that_no_generator_paints_at(tiny: Path, folder: Path) -> None:

@@ -95,7 +95,7 @@ def published(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(upernet, "WIDTH", 2)
     monkeypatch.setattr(upernet, "PYRAMID", 4)
     monkeypatch.setattr(upernet, "SHORT_SIDES", (32, 64))
-    monkeypatch.setattr(drn, "SIZES", ((64, 128),))
+    monkeypatch.setattr(drn, "DRN105_SIZES", ((64, 128),))
     if request.param == "drn105":
         of = card("cityscapes")
         states = [drn.DRN105(of).state_dict()]

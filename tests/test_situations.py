@@ -94,6 +94,28 @@ class Situation(NamedTuple):
     code: int = 2
 
 
+def params(more: str) -> Callable[[], object]:
+    """Settings on top of the project's."""
+    return lambda: Path("params.yaml").write_text(f"dataset: tiny\nraw: raw\n{more}\n")
+
+
+def one_to_score() -> None:
+    """A card that one validation pair is enough for, and no more of them, nor of what was made of them."""
+    for kind in ("images", "labels"):
+        Path(f"raw/{kind}/test/1.png").unlink()
+    Path("data/tiny/dataset.yaml").write_text(CARD.replace("min_pairs: 2", "min_pairs: 1"))
+    main(["index"])
+
+
+def nothing_to_score() -> None:
+    """Validation maps that hold no evaluated class."""
+    Path("data/tiny/dataset.yaml").write_text(CARD.replace("9], evaluate: true", "9]"))
+    for path in Path("raw/labels/test").iterdir():
+        image = Image.open(path)
+        image.point(lambda value: value or 7).save(path)
+    assert main(["index"]) == 0
+
+
 CHECK, DIFF, ACCEPT = "data check tiny", "data diff build/index.parquet", "data accept"
 KINDS: list[tuple[str, Callable[[Path], object], str]] = [
     ("folder", Path.mkdir, r"has no photo \(expected images/train/1\.png, which is a folder\)"),
@@ -154,6 +176,20 @@ SITUATIONS = [
               "index", r"params\.yaml: key 'raw' is on line 2 and on line 3; delete one"),
     Situation("a key twice in the card", instead("data/tiny/dataset.yaml", write(CARD.replace("7,", "7, id: 8,"))),
               "index", r"dataset\.yaml: key 'id' is on line 12 and on line 12"),
+    *(Situation(f"{more}, {command}", params(more), command, says, 1 if "check" in command else 2)
+      for more, says in (
+          ("run: {workers: 4}", r"2 of 3 training pairs are held out .*set run\.workers to 2"),
+          ("train: {batch: 1}", r"train\.batch 1 is less than run\.workers 2"),
+          ("train: {crop: [32, 96]}", r"train\.crop \[32, 96\]: .* within"),
+          ("evaluate: {resolutions: [0.25]}", r"evaluate\.resolutions: 0\.25 x .*leave it out"),
+          ("judge: {size: [16, 16]}", r"judge\.size \[16, 16\]: height and width must be 32 at least"))
+      for command in ("index", "validate", "judge", "train", CHECK)),
+    *(Situation(f"one validation pair, {command}", one_to_score, command, "validation split has 1 photo; .*add photos",
+                code) for command, code in (("index", 2), (CHECK, 1))),
+    *(Situation(f"nothing to score, {command}", nothing_to_score, command, "nothing to measure; mark classes", code)
+      for command, code in (("validate", 2), (CHECK, 1))),
+    Situation("too many workers, add", params("run: {workers: 9}"), "data add mine raw --no-copy",
+              r"Suspicious: .*params\.yaml: train\.batch 8 is less than run\.workers 9.*Written", 0),
     Situation("prepared by something else", instead("build/prepared/meta.json", write("{")), "judge", "not valid JSON"),
 ]  # fmt: skip
 

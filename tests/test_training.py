@@ -15,10 +15,9 @@ import pytest
 import torch
 from raw_pairs import make_card, make_raw
 from safetensors.torch import load_file
-from tiny_job import CPU, SETTINGS, job
+from tiny_job import CPU, job
 
-from dpgan.checks import check_fits, tell_held_out
-from dpgan.config import RunSettings, TrainSettings
+from dpgan.config import RunSettings
 from dpgan.data.index import scan
 from dpgan.data.prepare import open_prepared, prepare
 from dpgan.errors import UserError
@@ -183,67 +182,6 @@ def test_more_workers_or_nodes_than_ray_has_are_refused(tiny: Path, tmp_path: Pa
         resources(apart)
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"batch": 1}, "train.batch 1 is less than run.workers 2"),
-        ({"accumulate": 3}, "train.batch 4 is less than run.workers 2 x train.accumulate 3"),
-        (
-            {"images": 5},
-            "the last batch holds 1 images (train.images 5 modulo train.batch 4), less than run.workers 2:"
-            " make train.images 6, or a multiple of the batch",
-        ),
-        ({"crop": (32, 48)}, "train.crop [32, 48]"),
-        ({"crop": (64, 64)}, "train.crop [64, 64]"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], expected: str) -> None:
-    settings = TrainSettings.model_validate({**SETTINGS, **changes})
-    with pytest.raises(UserError) as error:
-        check_fits(settings, RunSettings(workers=2), size=(32, 64), pairs=24)
-    assert expected in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("run", "changes", "expected"),
-    [
-        ({"zero_stage": 1}, {}, "run.zero_stage 1 needs run.strategy deepspeed, not ddp"),
-        ({"strategy": "deepspeed"}, {"precision": "fp16"}, "train.precision fp16 does not go with run.strategy"),
-        ({"workers": 1}, {"images": 9}, "a micro-batch of one image of [32, 64] leaves BatchNorm a single value"),
-        ({"workers": 1}, {"accumulate": 4}, "a micro-batch of one image of [32, 64] leaves BatchNorm a single value"),
-    ],
-)
-def test_ways_to_run_that_cannot_work_are_refused(run: dict[str, Any], changes: dict[str, Any], expected: str) -> None:
-    settings = TrainSettings.model_validate({**SETTINGS, **changes})
-    with pytest.raises(UserError) as error:
-        check_fits(settings, RunSettings.model_validate(run), size=(32, 64), pairs=24)
-    assert expected in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "held", "says"),
-    [
-        (2975, 64, None),
-        (72, 64, None),  # a batch is left
-        (
-            71,
-            17,
-            "17 of 71 training pairs are held out, not train.holdout 64, which would leave less than a batch of 8",
-        ),
-        (20, 5, "5 of 20 training pairs"),
-        (8, 2, "2 of 8 training pairs"),
-        (3, 2, "2 of 3 training pairs"),
-        (2, 1, "1 of 2 training pairs"),
-    ],
-)
-def test_fewer_pairs_of_a_small_set_are_held_out(pairs: int, held: int, says: str | None) -> None:
-    settings = TrainSettings.model_validate({**SETTINGS, "holdout": 64, "batch": 8})
-    assert settings.held_out(pairs) == held
-    told = tell_held_out(settings, pairs)
-    assert told is None if says is None else says in str(told)
-    assert TrainSettings.model_validate({**SETTINGS, "holdout": 2, "batch": 8}).held_out(pairs) <= 2
-
-
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
     """Prepared arrays of two training pairs."""
@@ -272,11 +210,6 @@ def test_both_networks_are_compiled_where_a_setting_asks(
     for asked in (False, True):
         build(replace(task, run=task.run.model_copy(update={"compile": asked})), CPU, data, np.arange(8))
     assert compiled == ["DPGenerator", "DPDiscriminator"]
-
-
-def test_the_papers_batch_of_five_fits_two_workers() -> None:
-    settings = TrainSettings.model_validate({**SETTINGS, "batch": 5, "images": 23})
-    check_fits(settings, RunSettings(workers=2), size=(32, 64), pairs=24)
 
 
 @pytest.mark.parametrize("losses", [{"patch": 0}, {"feature": 0, "labelmix": 0}, {"perceptual": 1.0, "l1": 1.0}])

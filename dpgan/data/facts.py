@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dpgan import identities
+from dpgan.checks import Pairs
 from dpgan.data.scan import GREY
 from dpgan.labels import Card
 
@@ -72,6 +73,13 @@ def summary(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
             for split, shares in class_shares(frame, card).items()
         },
     }
+
+
+def offered(frame: pd.DataFrame, card: Card) -> Pairs:
+    """What indexed pairs offer to training and scoring."""
+    val = frame[frame["split"] == "val"]
+    scored = bool(class_pixels(val, card)[:, card.evaluated].any())
+    return Pairs(int((frame["split"] == "train").sum()), len(val), scored, bool(val["instance"].notna().all()))
 
 
 class Near(NamedTuple):

@@ -23,6 +23,7 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from dpgan import identities
+from dpgan.checks import Pairs
 from dpgan.cluster import each
 from dpgan.config import need
 from dpgan.data.decode import Decoded, codes_fault, decode, decode_codes, decode_ids, pixels_sha256
@@ -273,6 +274,12 @@ def open_prepared(folder: Path, split: str) -> Split:
     meta = _meta(folder)
     arrays = {kind: np.load(_path(folder, split, kind), mmap_mode="r") for kind in meta["arrays"][split]}
     return Split(**arrays, ids=meta["ids"][split])
+
+
+def offered(train: Split, val: Split, card: Card) -> Pairs:
+    """What prepared splits offer to training and scoring."""
+    scored = any(bool(np.isin(labels, card.evaluated).any()) for labels in val.labels)  # the first one mostly says so
+    return Pairs(len(train.ids), len(val.ids), scored, val.instances is not None)
 
 
 def data_hash(folder: Path) -> str:

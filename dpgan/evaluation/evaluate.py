@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from dpgan import identities
+from dpgan.checks import of_scoring
 from dpgan.config import EvaluateSettings
-from dpgan.data.prepare import Split
+from dpgan.data.prepare import Split, offered
 from dpgan.errors import UserError
 from dpgan.evaluation import MEASURE
 from dpgan.evaluation.baselines import class_mean_colors
@@ -46,12 +47,11 @@ from dpgan.evaluation.measure import (
     photos,
 )
 from dpgan.evaluation.objects import CropObserver, Objects, find_objects, measure_crops, object_scores, which_objects
-from dpgan.evaluation.readings import TRUTH, measures, right
+from dpgan.evaluation.readings import measures, right
 from dpgan.evaluation.reference import References
 from dpgan.evaluation.report import contact_sheet
 from dpgan.labels import Card
 from dpgan.models.generators import Generator
-from dpgan.models.generators.blocks import LATENT_STRIDE
 
 Scores = dict[str, Estimate]
 # Images of label maps with these numbers in the validation split, under a noise seed: -> uint8 [n, H, W, 3].
@@ -62,7 +62,7 @@ class Evaluator:
     """Scores sets of images, one a label map of the validation split, by the same extractor, judge and photos.
 
     `engine` computes; `progress` makes, of the unit and of what it is of, what reports the progress.
-    UserError if there are fewer than two photos, or if a resolution is none that a generator can paint at.
+    UserError for what `checks.of_scoring` finds.
     """
 
     def __init__(
@@ -84,24 +84,8 @@ class Evaluator:
         self.engine = engine or Engine()
         self.seeds = tuple(range(settings.noise_seed, settings.noise_seed + settings.noise_seeds))
         self.everything = np.arange(len(val.ids))
-        for name, split in (("training", train), ("validation", val)):
-            if len(split.ids) < 2:
-                raise UserError(
-                    f"the {name} split has {len(split.ids)} photo; FID and KID compare distributions and need 2 at "
-                    "least: add photos, or take some from the other split"
-                )
-        height, width = card.size
-        for factor in settings.resolutions:
-            if any(side * factor % LATENT_STRIDE for side in (height, width)):
-                raise UserError(
-                    f"params.yaml: evaluate.resolutions: {factor:g} x {height}x{width} is {factor * height:g}x"
-                    f"{factor * width:g}, and generators paint at multiples of {LATENT_STRIDE} only; leave it out"
-                )
-        if settings.objects and val.instances is None and not card.things.any():
-            raise UserError(
-                f"params.yaml: evaluate.objects: {card.name} has no instance maps, and its card marks no class as "
-                "`thing: true`: there is nothing to crop; mark the countable classes, or leave it out"
-            )
+        if found := of_scoring(settings, card, offered(train, val, card)):
+            raise UserError("\n".join(found))
         self.real = self._reference(val, self.everything, "val")
         # Percent of the pixels that are read right in each of the images that `generator` or `images` scored last.
         self.right = np.full(len(val.ids), np.nan)
@@ -252,12 +236,7 @@ class Evaluator:
         return measure_crops(observer, jobs, self.engine, self.progress("objects", whose))
 
     def _readings(self, measured: Measured) -> Scores:
-        """What the judge read. UserError where there was nothing to read."""
-        if not measured.tables[..., TRUTH].any():
-            raise UserError(
-                f"data/{self.card.name}/dataset.yaml: the validation label maps have no pixel of a class with "
-                "`evaluate: true`, so mIoU has nothing to measure; mark classes that they hold, or take another split"
-            )
+        """What the judge read."""
         found = of_tables(measured.tables, measures(self.judge.name, self.card))
         # A class that is neither there nor predicted has no IoU.
         return {name: score for name, score in found.items() if "/" not in name or np.isfinite(score.value)}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from dpgan.checks import check_fits, misfits
 from dpgan.config import BUILD, Params, load_params, need, train_settings
 from dpgan.errors import UserError
 from dpgan.files import read_text
 from dpgan.labels import Card, card_path, load_card
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dpgan.data.prepare import Split
+    from dpgan.data.validation import Report
 
 
 class Accepted(BaseModel):
@@ -41,6 +47,17 @@ def setup() -> tuple[Params, Card]:
     card = load_card(params.dataset)
     train_settings(params, card.preset)
     return params, card
+
+
+def held(params: Params, frame: pd.DataFrame, card: Card, accepted: Mapping[str, Any], docs: Path) -> Report:
+    """An index held to the data contract, and what it leaves to the settings of the stages to come."""
+    from dpgan.data.facts import offered
+    from dpgan.data.validation import validate
+
+    report = validate(frame, card, accepted, docs)
+    left = frame[~frame["sample_id"].isin(report.quarantined)]
+    unfit = misfits(params, train_settings(params, card.preset), card, offered(left, card))
+    return replace(report, stops=[*report.stops, *unfit])
 
 
 def raw_pointer(raw: Path) -> Path:
@@ -92,7 +109,10 @@ def read_accepted(card: Card) -> dict[str, Any]:
     return dict(content)
 
 
-def splits() -> tuple[Split, Split]:
-    from dpgan.data.prepare import open_prepared
+def splits(params: Params, card: Card) -> tuple[Split, Split]:
+    """The prepared splits; UserError if judge, train or evaluate would refuse them under these settings."""
+    from dpgan.data import prepare
 
-    return open_prepared(PREPARED, "train"), open_prepared(PREPARED, "val")
+    train, val = (prepare.open_prepared(PREPARED, split) for split in ("train", "val"))
+    check_fits(params, train_settings(params, card.preset), card, prepare.offered(train, val, card))
+    return train, val

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpgan.config import need
+from dpgan.checks import check_fits
+from dpgan.config import need, train_settings
 from dpgan.files import new_folder, write_json
 from dpgan.labels import load_card
 from dpgan.progress import Progress
@@ -15,6 +16,7 @@ from dpgan.stages.build import (
     PREPARED,
     SCANNED,
     VALIDATION,
+    held,
     need_raw,
     read_accepted,
     read_json,
@@ -34,11 +36,14 @@ def render() -> None:
 
 def index() -> None:
     """Scan the raw pairs into build/index.parquet."""
+    from dpgan.data.facts import offered
     from dpgan.data.index import scan, write_index
 
     params, card = setup()
     need_raw(params, card)
     frame = scan(card, Path(params.raw), Progress("index", "pairs"), memory=SCANNED)
+    pairs = offered(frame, card)._replace(scored=True)  # what maps hold is the contract's to say first
+    check_fits(params, train_settings(params, card.preset), card, pairs)
     write_index(frame, INDEX)
     if card.select:
         print(f"index     {len(frame)} of them are what the card selects")
@@ -49,13 +54,12 @@ def validate() -> None:
     from dpgan.data.index import read_index
     from dpgan.data.report import write_report
     from dpgan.data.validation import SHOWN, describe, raise_on_errors
-    from dpgan.data.validation import validate as held
 
     params, card = setup()
     frame = read_index(need(INDEX, "index"))
     accepted = read_accepted(card)
     with new_folder(VALIDATION) as folder:
-        report = held(frame, card, accepted, docs=folder / "data_docs")
+        report = held(params, frame, card, accepted, docs=folder / "data_docs")
         write_report(report, frame, card, Path(params.raw), folder, accepted)
     for finding in report.of("warning") if report.stops else report.findings:
         print(*describe(finding), sep="\n")
@@ -90,7 +94,7 @@ def judge() -> None:
     from dpgan.hardware import find_place, use_all_cores
 
     params, card = setup()
-    train, val = splits()
+    train, val = splits(params, card)
     use_all_cores()
     engine = Engine(find_place(params.run.device))
     network = make_judge(params.judge, card, (train.images, train.labels), params.seed, Progress("judge"), engine)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpgan import identities
-from dpgan.checks import check_fits, tell_held_out
+from dpgan.checks import tell_held_out
 from dpgan.config import need, train_settings
+from dpgan.errors import UserError
 from dpgan.files import new_folder, sole_holder, write_json
 from dpgan.progress import Progress, record
 from dpgan.settings import load_yaml
@@ -35,9 +36,9 @@ def train() -> None:
 
     params, card = setup()
     settings = train_settings(params, card.preset)
-    pairs = len(splits()[0].ids)
-    check_fits(settings, params.run, card.size, pairs)
-    if told := tell_held_out(settings, pairs):
+    if params.train is None:
+        raise UserError("params.yaml: train is null, so that nothing is trained; take the line out, or give it keys")
+    if told := tell_held_out(settings, len(splits(params, card)[0].ids)):
         print(f"train     {told}", flush=True)
     if settings.losses.perceptual and settings.perceptual_network == "vgg19":
         check_vgg19(params.run.vgg19)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from dpgan.checks import Pairs
 from dpgan.data.decode import decode
 from dpgan.data.layout import files_of, need_plain_names, walk
 from dpgan.data.propose.arrange import (
@@ -25,7 +26,7 @@ from dpgan.data.propose.arrange import (
 from dpgan.data.propose.classes import propose_classes
 from dpgan.data.propose.maps import Maps, flatness, read_headers, spread, study
 from dpgan.data.propose.names import find_names, panoptic_json
-from dpgan.data.propose.splits import split_pairs
+from dpgan.data.propose.splits import few, split_pairs
 from dpgan.data.propose.words import number, some
 from dpgan.errors import UserError
 from dpgan.labels import Card, Layout
@@ -44,6 +45,7 @@ class Proposal(NamedTuple):
     found: list[str]  # sentences
     suspicious: list[str]  # sentences; each says what to do
     lists: dict[str, list[str]]  # ids by file that the raw folder lacks: the split that is proposed
+    pairs: Pairs
 
 
 def propose_size(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
@@ -222,8 +224,8 @@ def propose(folder: Path, name: str) -> Proposal:
             f"The label maps are less flat than the photos; which is which was taken from their names ({label.pattern} "
             "are the label maps). Look at one of each."
         )
-    suspicious = [*endings, *splits.suspicious, *maps.suspicious, *classes.suspicious, *odd_sizes]
-    return Proposal(card, found, suspicious, splits.lists)
+    suspicious = [*endings, *splits.suspicious, *few(*splits.counts), *maps.suspicious, *classes.suspicious, *odd_sizes]
+    return Proposal(card, found, suspicious, splits.lists, Pairs(*splits.counts, instances=instance is not None))
 
 
 def _is_plain(card: Card) -> bool:

@@ -28,6 +28,7 @@ class Splitting(NamedTuple):
     ids: str | None  # pattern of the list files
     lists: dict[str, list[str]]  # list files that are still to be written
     pairs: list[tuple[str, str]]  # photo and label map
+    counts: tuple[int, int]  # pairs to train on, and to judge
     only: str | None  # the one folder that patterns with {split} mean
     found: list[str]
     suspicious: list[str]
@@ -182,7 +183,8 @@ def _orphans(image: Series, label: Series, splits: Iterable[str]) -> list[str]:
     return told
 
 
-def _few(train: int, val: int) -> list[str]:
+def few(train: int, val: int) -> list[str]:
+    """Splits with fewer pairs than a card's `min_pairs`, as sentences."""
     return [
         f"Only {number(count, 'pair')} for {what}; a split needs {FEWEST} at least (`min_pairs` in the card)."
         for count, what in ((train, "training"), (val, "validation"))
@@ -205,8 +207,8 @@ def split_pairs(folder: Path, files: list[str], image: Series, label: Series) ->
         found += [f"{s} ({number(len(ids[s]), 'pair')}) is not used." for s in ids if s not in used] + bare
         if "" in (*image.files, *label.files):  # the other series has no split of its own, and gets it from lists
             lists = {LISTS.replace("{split}", split): sorted(ids[split]) for split in used}
-            return Splitting(roles, LISTS, lists, pairs, None, found, _few(train, val))
-        return Splitting(roles, None, {}, pairs, None, found, [*_orphans(image, label, used), *_few(train, val)])
+            return Splitting(roles, LISTS, lists, pairs, (train, val), None, found, [])
+        return Splitting(roles, None, {}, pairs, (train, val), None, found, _orphans(image, label, used))
     if len(ids) > 1:
         raise UserError(
             f"{folder}: the splits are called {', '.join(ids)}; dpgan needs one for training and one for validation: "
@@ -224,15 +226,15 @@ def split_pairs(folder: Path, files: list[str], image: Series, label: Series) ->
         if listed.strangers:
             odd.append(f"Listed, but there is no such pair: {some(line.strip() for line in listed.strangers)}.")
         if listed.plain:
-            return Splitting(roles, listed.pattern, {}, pairs, only, [told, *bare], odd)
+            return Splitting(roles, listed.pattern, {}, pairs, (train, val), only, [told, *bare], odd)
         lists = {LISTS.replace("{split}", roles[role]): sorted(listed.ids[role]) for role in roles}
         told += f" They name files, not ids: written anew as {LISTS}."
-        return Splitting(roles, LISTS, lists, pairs, only, [told, *bare], odd)
+        return Splitting(roles, LISTS, lists, pairs, (train, val), only, [told, *bare], odd)
     drawn = _draw(ids[used[0]])
     lists = {LISTS.replace("{split}", split): list_ for split, list_ in zip(("train", "val"), drawn, strict=True)}
     told = (
         f"There is no split: {len(drawn[1])} of {number(len(pairs), 'pair')} were drawn for validation ({LISTS}). If "
         "photos are frames of a film or show the same places, that leaks: put whole films or places into one list."
     )
-    few = _few(*map(len, drawn))
-    return Splitting({"train": "train", "val": "val"}, LISTS, lists, pairs, only, bare, [told, *odd, *few])
+    counts = (len(drawn[0]), len(drawn[1]))
+    return Splitting({"train": "train", "val": "val"}, LISTS, lists, pairs, counts, only, bare, [told, *odd])

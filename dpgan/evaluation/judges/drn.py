@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpgan.checks import DRN105_SIZES
 from dpgan.config import JudgeSettings
-from dpgan.errors import UserError
 from dpgan.evaluation.judges.base import (
     Judge,
     bottlenecks,
@@ -29,13 +29,12 @@ from dpgan.evaluation.judges.base import (
     normalise,
     resize,
 )
-from dpgan.evaluation.judges.weights import WHERE, fill, published_files
+from dpgan.evaluation.judges.weights import fill, published_files
 from dpgan.labels import Card
 from dpgan.models.files import read_tensors
 
 FILES = ("drn-d-105_ms_cityscapes.pth",)
 SOURCE = "github.com/fyu/drn, whose README links its Cityscapes models"
-SIZES = ((256, 512), (1024, 2048))
 
 CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
@@ -55,7 +54,7 @@ class DRN105(Judge):
 
     kind = "drn105"
 
-    def __init__(self, card: Card, size: tuple[int, int] = SIZES[0]) -> None:
+    def __init__(self, card: Card, size: tuple[int, int] = DRN105_SIZES[0]) -> None:
         name = f"drn105_{size[0]}"
         super().__init__(name, CLASSES, match(name, CLASSES, card))
         self.size = size[0], size[1]
@@ -103,11 +102,7 @@ def _convolutions(inputs: int, outputs: int, depth: int, stride: int = 1, dilati
 
 def load_published(settings: JudgeSettings, card: Card) -> DRN105:
     """With the published weights that the settings name; UserError where they are not these."""
-    size = settings.size or SIZES[0]
-    if size not in SIZES:
-        allowed = " or ".join(str(list(each)) for each in SIZES)
-        raise UserError(f"{WHERE}.size {list(size)}: the protocols of drn105 work at {allowed}")
-    judge = DRN105(card, size)
+    judge = DRN105(card, settings.size or DRN105_SIZES[0])
     (path,) = published_files(settings, FILES, SOURCE)
     fill(judge, read_tensors(path)[0], path)
     return judge

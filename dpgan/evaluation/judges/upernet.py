@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpgan.config import JudgeSettings
-from dpgan.errors import UserError
 from dpgan.evaluation.judges.base import Judge, bottlenecks, conv_norm, eight_bits, match, normalise, resize
-from dpgan.evaluation.judges.weights import WHERE, fill, published_files
+from dpgan.evaluation.judges.weights import fill, published_files
 from dpgan.labels import Card
 from dpgan.models.files import read_tensors
 
@@ -145,8 +144,6 @@ class Decoder(nn.Module):
 
 def load_published(settings: JudgeSettings, card: Card) -> UPerNet101:
     """With the published weights that the settings name; UserError where they are not these."""
-    if settings.size is not None:
-        raise UserError(f"{WHERE}.size: the protocol of upernet101 has five of its own; leave it out")
     judge = UPerNet101(card)
     for part, path in zip((judge.encoder, judge.decoder), published_files(settings, FILES, SOURCE), strict=True):
         fill(part, read_tensors(path)[0], path)
