@@ -41,22 +41,26 @@ class Stopped(KeyboardInterrupt):
 
 _RIGHTS = "give yourself the right to it, or work in a folder of your own"
 _PLACE = "move away what is in its place"
-_DISK = "check the disk or the network share, then run this again"
 _ROOM = "make room, then run this again"
 REMEDIES = {
     errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS, errno.EROFS: "mount it writable, or work in a copy",
     errno.ENOENT: "restore it, then run this again", errno.ELOOP: "remove the link that leads back to itself",
     errno.EISDIR: _PLACE, errno.ENOTDIR: _PLACE, errno.EEXIST: _PLACE, errno.ENOTEMPTY: _PLACE,
-    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EIO: _DISK, errno.ESTALE: _DISK, errno.ENOTCONN: _DISK,
+    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM,
 }  # fmt: skip
+# Of the system and not of a file: the disk, the network share, the process's limits. They may pass.
+SYSTEM_FAILURES = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO,
+                   errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # fmt: skip
 
 
 def of_system(error: OSError) -> UserError | None:
     """What a user can do about files that cannot be read or written; None for an error that is not about files."""
-    if error.errno not in REMEDIES:
-        return None
     where = f"{error.filename}: " if error.filename else ""
-    return UserError(f"{where}{error.strerror}; {REMEDIES[error.errno]}")
+    if error.errno in SYSTEM_FAILURES:
+        return TemporaryError(f"{where}{error.strerror}; check the disk and the network, then run this again")
+    if error.errno in REMEDIES:
+        return UserError(f"{where}{error.strerror}; {REMEDIES[error.errno]}")
+    return None
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:

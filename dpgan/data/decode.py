@@ -5,7 +5,6 @@ Of a dataset's card, decoding sees the `LabelFormat` alone, so that what was fou
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from dpgan.errors import UserError
+from dpgan.errors import SYSTEM_FAILURES, UserError, of_system
 from dpgan.files import not_a_file
 from dpgan.labels import Color, Encoding, LabelFormat
 
@@ -114,15 +113,10 @@ def decode(path: Path) -> Decoded:
     return Decoded(image, None, "; ".join(notes) or None)
 
 
-# Of the system, not of the file: the disk, the network share, the process's limits.
-SYSTEM_FAILURES = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO,
-                   errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # fmt: skip
-
-
 def _undecodable(path: Path, error: Exception) -> str:
     """The fault of a file that a decoder gave up on; UserError when the system failed and not the file."""
     if isinstance(error, OSError) and error.errno in SYSTEM_FAILURES:
-        raise UserError(f"{path}: {error.strerror}; check the disk or the network share, then run this again") from None
+        raise (of_system(OSError(error.errno, error.strerror, str(path))) or error) from None
     if isinstance(error, PermissionError):
         return f"cannot be read: {error.strerror}"
     return f"cannot be decoded: {error or type(error).__name__}"

@@ -134,15 +134,15 @@ def adopt(file: Path) -> None:
         raise database_error(file, error) from None
 
 
-def database_error(file: Path, error: Exception) -> UserError:
-    """What to say of a SQLite file that an operation failed on."""
-    message = str(error)
-    if "locked" in message:
+def database_error(file: Path, error: sqlite3.Error) -> UserError:
+    """What to say of a SQLite file that an operation failed on, by SQLite's result code."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # its upper bits are details
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return TemporaryError(f"{file} has been locked by another process for {LOCK_S} s; run this again in a while")
-    if "readonly" in message or "unable to open" in message:
-        return not_writable(file, message)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return not_writable(file, str(error))
     return UserError(
-        f"{file} is damaged, or no MLflow database ({message}); put a backup in its place (docs/operations.md), or "
+        f"{file} is damaged, or no MLflow database ({error}); put a backup in its place (docs/operations.md), or "
         "move it away to start with an empty registry"
     )
 
