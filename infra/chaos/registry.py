@@ -137,7 +137,7 @@ def bad_requests(lab: Lab) -> Outcome:
         good = np.full((32, 64), 7)
         asked: dict[str, Any] = {
             "unknown ids": {"inputs": np.arange(1000, 251000).reshape(500, 500).tolist()},
-            "a huge map": {"inputs": np.full((20, 1500, 1500), 7).tolist()},
+            "a huge map": {"inputs": np.full((2048, 4096), 7).tolist()},
             "colours": {"inputs": np.zeros((32, 64, 3), int).tolist()},
             "an unknown parameter": {"inputs": good.tolist(), "params": {"sead": 1}},
         }

@@ -26,7 +26,7 @@ gate: {approval: true}
 """
 )
 AWAY_S = 100  # Prefect's client alone asks again for some 70 s
-LONG = {"train.images": 1200}
+LONG = 1200  # images: a training of more than AWAY_S
 
 
 class Services:
@@ -55,10 +55,15 @@ class Services:
     def kill(self, name: str) -> None:
         kill(tree(self.found[name]["pid"]))
 
-    def begin(self) -> str:
-        """A long run that has written a checkpoint."""
+    def start(self, images: int) -> str:
+        """A run. Each fault trains another number of images: what has finished is not trained again."""
+        once = {"train.evaluate_images": images}
+        return self.prefect.start("toyscapes", overrides={"train.images": images, **once})
+
+    def begin(self, images: int) -> str:
+        """A run that has written a checkpoint."""
         before = self.workspace.newest
-        run = self.prefect.start("toyscapes", overrides=LONG)
+        run = self.start(images)
         until(lambda: self.workspace.newest > before, "a checkpoint of the run")
         return run
 
@@ -80,7 +85,7 @@ def _up(lab: Lab, project: Project) -> Services:
 @fault(30, "Prefect's server is away for minutes", "the training and its checkpoints are not touched; progress resumes")
 def prefect_away(lab: Lab) -> Outcome:
     up = services(lab)
-    run = up.begin()
+    run = up.begin(LONG)
     before = up.workspace.newest
     up.kill("prefect")
     until(lambda: up.workspace.newest > before, "the training goes on without the server")
@@ -99,16 +104,14 @@ def prefect_away(lab: Lab) -> Outcome:
 )
 def stale_locks(lab: Lab) -> Outcome:
     up = services(lab)
-    run = up.begin()
-    for line in psutil.process_iter():
-        if str(up.workspace.root) in _folder(line):
-            kill([line])
-    up.prefect.wait(run, "Failed")
+    run = up.begin(160)
     root = up.workspace.root
+    kill([process for process in psutil.process_iter() if str(root) in _folder(process)])
+    up.prefect.wait(run, "Crashed")
     (root / ".git/index.lock").touch()
     lock = f'{{"{root}/build/train": {{"write": {{"pid": 1, "cmd": "dvc repro"}}}}}}'
     (root / ".dvc/tmp/rwlock").write_text(lock)
-    run = up.prefect.start("toyscapes", overrides=LONG)
+    run = up.start(160)
     up.prefect.wait(run, "Completed")
     return Outcome("the next run of the dataset completed; the training resumed")
 
@@ -123,14 +126,14 @@ def _folder(process: psutil.Process) -> str:
 @fault(25, "a Prefect worker dies with its runs", "its run is marked as crashed, and the next one can start")
 def worker_dies(lab: Lab) -> Outcome:
     up = services(lab)
-    run = up.begin()
+    run = up.begin(200)
     up.kill("worker")
     began = time.monotonic()
     up.prefect.wait(run, "Crashed")
     seconds = time.monotonic() - began
     up.make("up")
-    again = up.prefect.start("toyscapes", overrides=LONG)
-    up.prefect.wait(again, "Completed", 1200)
+    again = up.start(200)
+    up.prefect.wait(again, "Completed")
     return Outcome(f"crashed after {seconds:.0f} s; the next run resumed and completed")
 
 

@@ -23,6 +23,7 @@ def serve(project: Project, port: int) -> Running:
     server = project.start(
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}", "--no-serve-artifacts",
         "--default-artifact-root", artifacts.as_uri(), "--host", HOST, "--port", str(port), "--workers", "1",
+        env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # else it starts several more processes
     )  # fmt: skip
     server.until(lambda: answers(f"http://{HOST}:{port}/health"), "MLflow's answer")
     return server
