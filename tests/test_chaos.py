@@ -15,6 +15,10 @@ def holds(lab: Lab) -> Outcome:
     return Outcome("resumed | went well", 12)
 
 
+def loses_nothing(lab: Lab) -> Outcome:
+    return Outcome("refused")
+
+
 def breaks(lab: Lab) -> Outcome:
     expect(False, "two champions")
     return Outcome("")
@@ -29,13 +33,17 @@ def mistaken(lab: Lab) -> Outcome:
 
 
 def test_an_outcome_becomes_a_row(tmp_path: Path) -> None:
-    rows = [inject(Fault(n, "f", "p", one), Lab(tmp_path)) for n, one in enumerate((holds, breaks, impossible))]
-    assert [row.verdict for row in rows] == ["as promised", "broken", "not here"]
+    rows = [
+        inject(Fault(n, "f", "p", one), Lab(tmp_path))
+        for n, one in enumerate((holds, breaks, impossible, loses_nothing))
+    ]
+    assert [row.verdict for row in rows] == ["as promised", "broken", "not here", "as promised"]
     lines = table(rows).splitlines()
     assert lines[2:] == [
         "| 0 | f | p | resumed / went well | 12 | as promised |",
         "| 1 | f | p | two champions |  | broken |",
         "| 2 | f | p | no GPU |  | not here |",
+        "| 3 | f | p | refused |  | as promised |",
     ]
 
 

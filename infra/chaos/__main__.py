@@ -22,7 +22,7 @@ class Row(NamedTuple):
     fault: Fault
     verdict: str  # "as promised", "broken", "not here"
     happened: str
-    lost: int
+    lost: int | None
     seconds: float
 
 
@@ -33,11 +33,11 @@ def inject(fault: Fault, lab: Lab) -> Row:
         outcome = fault.inject(lab)
         verdict, happened, lost = "as promised", outcome.happened, outcome.lost
     except NotHereError as reason:
-        verdict, happened, lost = "not here", str(reason), 0
+        verdict, happened, lost = "not here", str(reason), None
     except PromiseError as error:
-        verdict, happened, lost = "broken", str(error), 0
+        verdict, happened, lost = "broken", str(error), None
     except Exception:  # a mistake in the injection: the other faults are still of use
-        verdict, happened, lost = "broken", f"the injection failed: {traceback.format_exc()}", 0
+        verdict, happened, lost = "broken", f"the injection failed: {traceback.format_exc()}", None
     return Row(fault, verdict, happened, lost, time.monotonic() - began)
 
 
@@ -47,7 +47,7 @@ def table(rows: Iterable[Row]) -> str:
     for row in rows:
         happened = " ".join(row.happened.split())
         short = happened if len(happened) < 200 else f"{happened[:200]}..."
-        lost = str(row.lost) if row.verdict == "as promised" else ""
+        lost = "" if row.lost is None else str(row.lost)
         cells = [str(row.fault.number), row.fault.name, row.fault.promise, short, lost, row.verdict]
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)

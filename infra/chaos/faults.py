@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened, in a sentence, and how many images the training had to see again."""
+    """What happened, in a sentence, and how many images the training had to see again (None: not a question here)."""
 
     happened: str
-    lost: int = 0
+    lost: int | None = None
 
 
 class PromiseError(Exception):
