@@ -15,6 +15,7 @@ from chaos.lab import Lab, Project, Running, kill, same_weights, tree
 from chaos.training import EQUAL
 
 SPREAD = ("run: {workers: 2,", "run: {workers: 2, placement: STRICT_SPREAD,")
+PATIENCE_S = 90  # of a training that lacks a node
 BOUND_S = 300  # within which a lost node must end in a sentence
 
 
@@ -85,6 +86,7 @@ def node_lost(lab: Lab) -> Outcome:
 @fault(26, "a node is lost for good", "a sentence within a bounded time: what is missing, what to do")
 def node_gone(lab: Lab) -> Outcome:
     with two_nodes(lab, "n26") as (project, nodes, second):
+        project.edit("params.yaml", SPREAD[1], f"{SPREAD[1]} start_timeout_s: {PATIENCE_S},")
         training = project.train(env=nodes.env)
         kill(tree(second.process.pid))
         began = time.monotonic()
