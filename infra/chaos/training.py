@@ -85,7 +85,7 @@ def altered_checkpoint(lab: Lab) -> Outcome:
         expect(len(project.checkpoints) > 1, "there is an older checkpoint")
         older = sorted(project.checkpoints)[-2]
         output = project.run("dpgan", "train")
-        expect("is damaged (generator.safetensors)" in output, f"it does not say so: {output[-2000:]}")
+        expect("is damaged (generator.safetensors" in output, f"it does not say so: {output[-2000:]}")
         same_weights(project, lab)
         return Outcome(f"named as damaged; resumed from the one before; {EQUAL}", newest - older)
 
