@@ -46,10 +46,8 @@ def tell_held_out(settings: TrainSettings, pairs: int) -> str | None:
     held = settings.held_out(pairs)
     if held == settings.holdout:
         return None
-    return (
-        f"{held} of {pairs} training pairs are held out, not train.holdout {settings.holdout}, which would leave less "
-        f"than a batch of {settings.batch} to train on"
-    )
+    asked = f"train.holdout {settings.holdout}"
+    return f"{held} of {pairs} training pairs are held out, not {asked}, which is more than a third"
 
 
 class Pairs(NamedTuple):

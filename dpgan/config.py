@@ -88,8 +88,7 @@ class TrainSettings(Model):
     flip: bool = True
     holdout: int = Field(
         default=64, ge=2,
-        description="training pairs kept out for the evaluation while training; fewer where these would leave less "
-        "than a batch to train on (`held_out`)",
+        description="training pairs kept out for the evaluation while training; at most a third of them (`held_out`)",
     )  # fmt: skip
     evaluate_images: int = Field(default=1000, ge=1, description="images between two evaluations; the best is kept")
     crop: tuple[int, int] | None = Field(default=None, description="height, width of a random crop")
@@ -101,13 +100,10 @@ class TrainSettings(Model):
     def held_out(self, pairs: int) -> int:
         """How many of so many training pairs are kept out for the evaluation while training.
 
-        That is `holdout` if a batch is left to train on. Otherwise it is a quarter of the pairs, but at least the 2
-        that KID compares (1 of 2 pairs), and never more than `holdout`. The number of workers is no part of the rule: a
-        run may resume with another one.
+        That is `holdout`, but at most a third of the pairs, and at least the 2 that KID compares (1 of 2 pairs). The
+        number of workers is no part of the rule: a run may resume with another one.
         """
-        if self.holdout + self.batch <= pairs:
-            return self.holdout
-        return min(self.holdout, max(pairs // 4, 2), pairs - 1)
+        return min(self.holdout, max(pairs // 3, 2), pairs - 1)
 
     def generator_arguments(self, num_classes: int) -> dict[str, Any]:
         """The arguments of `build_generator`."""

@@ -102,13 +102,9 @@ def test_generators_paint_at_multiples_of_their_stride() -> None:
     ("pairs", "held", "says"),
     [
         (2975, 64, None),
-        (72, 64, None),  # a batch is left
-        (
-            71,
-            17,
-            "17 of 71 training pairs are held out, not train.holdout 64, which would leave less than a batch of 8",
-        ),
-        (20, 5, "5 of 20 training pairs"),
+        (192, 64, None),
+        (191, 63, "63 of 191 training pairs are held out, not train.holdout 64, which is more than a third"),
+        (20, 6, "6 of 20 training pairs"),
         (8, 2, "2 of 8 training pairs"),
         (3, 2, "2 of 3 training pairs"),
         (2, 1, "1 of 2 training pairs"),

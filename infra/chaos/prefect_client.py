@@ -50,7 +50,7 @@ class PrefectClient:
 
         Fails if the run ends in another state, or logs nothing for `silence_s`.
         """
-        logged, deadline = "", time.monotonic() + silence_s
+        logged, deadline = self.logs(run), time.monotonic() + silence_s
         while (found := self.state(run))[0] != name:
             assert found[0] not in ENDS, f"{found}\n{self.logs(run)[-6000:]}"
             if time.monotonic() > deadline:
