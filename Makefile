@@ -15,7 +15,7 @@ demo: .venv/made ## train, score and promote a DP-GAN on procedural scenes (some
 	@dpgan summary
 
 test: .venv/made ## all tests, a file at a time in two processes
-	pytest -n 2 --dist loadfile --no-loadscope-reorder  # tests/integration, the longest, first
+	pytest -n 2 --dist loadfile --no-loadscope-reorder  # the longest first (tests/conftest.py)
 
 up: .venv/made ## Prefect, MLflow and a worker on this machine (PREFECT_PORT=N, MLFLOW_PORT=N)
 	python infra/services.py up $(addprefix --prefect-port ,$(PREFECT_PORT)) $(addprefix --mlflow-port ,$(MLFLOW_PORT))

@@ -21,6 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes first: one of them at the end would keep one of the two processes waiting."""
+    items.sort(key=lambda item: item.path.parent.name != "integration" and item.path.name != "test_training.py")
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for every test that needs it: starting one takes seconds."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from torch import Tensor
 
+from dpgan.checks import DRN105_SIZES
 from dpgan.evaluation.judges import drn
 from dpgan.labels import load_card
 
@@ -40,7 +41,7 @@ def layout() -> dict[str, tuple[int, ...]]:
 def test_the_layout_is_that_of_the_published_file() -> None:
     with torch.device("meta"):
         state = drn.DRN105(CARD).state_dict()
-        names = [drn.DRN105(CARD, size).name for size in drn.SIZES]
+        names = [drn.DRN105(CARD, size).name for size in DRN105_SIZES]
     assert names == ["drn105_256", "drn105_1024"]
     assert {k: tuple(v.shape) for k, v in state.items() if "num_batches" not in k} == layout()
     learned = sum(math.prod(shape) for key, shape in layout().items() if "base" in key and "running" not in key)
