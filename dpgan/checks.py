@@ -41,7 +41,7 @@ def check_losses(s: TrainSettings, path: Path = Path("params.yaml")) -> None:
             raise UserError(f"{path}: train: {what}")
 
 
-def tell_held_out(settings: TrainSettings, pairs: int) -> str | None:
+def held_out_note(settings: TrainSettings, pairs: int) -> str | None:
     """What to say of the pairs that are held out if they are fewer than `train.holdout`."""
     held = settings.held_out(pairs)
     if held == settings.holdout:
@@ -61,7 +61,12 @@ class Pairs(NamedTuple):
 
 def check_fits(params: Params, settings: TrainSettings, card: Card, pairs: Pairs) -> None:
     """UserError with all that `misfits` finds."""
-    if found := misfits(params, settings, card, pairs):
+    refuse(misfits(params, settings, card, pairs))
+
+
+def refuse(found: list[str]) -> None:
+    """UserError with all of `found`, a line each, if there is something."""
+    if found:
         raise UserError("\n".join(found))
 
 

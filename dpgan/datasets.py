@@ -22,7 +22,7 @@ from dpgan.files import new_folder, write_json
 from dpgan.labels import Card, card_path, known_datasets, load_card
 from dpgan.progress import Progress
 from dpgan.settings import unknown_name
-from dpgan.stages.build import INDEX, VALIDATION, accepted_path, held, read_accepted, read_json
+from dpgan.stages.build import INDEX, VALIDATION, accepted_path, checked, read_accepted, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def check(which: str, folder_of_report: Path | None) -> int:
     accepted = read_accepted(card)
     folder = folder_of_report or BUILD / "check" / card.name
     with new_folder(folder) as partial:
-        report = held(params, frame, card, accepted, docs=partial / "data_docs")
+        report = checked(params, frame, card, accepted, docs=partial / "data_docs")
         write_report(report, frame, card, raw, partial, accepted)
     if report.findings:
         console.print(_table(report.findings))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from raw_pairs import make_card
 
-from dpgan.checks import STRIDE, Pairs, check_fits, misfits, tell_held_out
+from dpgan.checks import STRIDE, Pairs, check_fits, held_out_note, misfits
 from dpgan.config import Params, TrainSettings, train_settings
 from dpgan.errors import UserError
 from dpgan.labels import Card
@@ -113,6 +113,6 @@ def test_generators_paint_at_multiples_of_their_stride() -> None:
 def test_fewer_pairs_of_a_small_set_are_held_out(pairs: int, held: int, says: str | None) -> None:
     settings = TrainSettings.model_validate({"preset": "test", "images": 8, "batch": 8})
     assert settings.held_out(pairs) == held
-    told = tell_held_out(settings, pairs)
-    assert told is None if says is None else says in str(told)
+    note = held_out_note(settings, pairs)
+    assert note is None if says is None else says in str(note)
     assert TrainSettings.model_validate({"preset": "test", "images": 8, "batch": 8, "holdout": 2}).held_out(pairs) <= 2

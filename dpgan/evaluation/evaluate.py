@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dpgan import identities
-from dpgan.checks import of_scoring
+from dpgan.checks import of_scoring, refuse
 from dpgan.config import EvaluateSettings
 from dpgan.data.prepare import Split, offered
 from dpgan.errors import UserError
@@ -84,8 +84,7 @@ class Evaluator:
         self.engine = engine or Engine()
         self.seeds = tuple(range(settings.noise_seed, settings.noise_seed + settings.noise_seeds))
         self.everything = np.arange(len(val.ids))
-        if found := of_scoring(settings, card, offered(train, val, card)):
-            raise UserError("\n".join(found))
+        refuse(of_scoring(settings, card, offered(train, val, card)))
         self.real = self._reference(val, self.everything, "val")
         # Percent of the pixels that are read right in each of the images that `generator` or `images` scored last.
         self.right = np.full(len(val.ids), np.nan)

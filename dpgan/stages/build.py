@@ -49,8 +49,8 @@ def setup() -> tuple[Params, Card]:
     return params, card
 
 
-def held(params: Params, frame: pd.DataFrame, card: Card, accepted: Mapping[str, Any], docs: Path) -> Report:
-    """An index held to the data contract, and what it leaves to the settings of the stages to come."""
+def checked(params: Params, frame: pd.DataFrame, card: Card, accepted: Mapping[str, Any], docs: Path) -> Report:
+    """An index checked against the data contract, and what is left of it against the settings of later stages."""
     from dpgan.data.facts import offered
     from dpgan.data.validation import validate
 

@@ -16,7 +16,7 @@ from dpgan.stages.build import (
     PREPARED,
     SCANNED,
     VALIDATION,
-    held,
+    checked,
     need_raw,
     read_accepted,
     read_json,
@@ -59,7 +59,7 @@ def validate() -> None:
     frame = read_index(need(INDEX, "index"))
     accepted = read_accepted(card)
     with new_folder(VALIDATION) as folder:
-        report = held(params, frame, card, accepted, docs=folder / "data_docs")
+        report = checked(params, frame, card, accepted, docs=folder / "data_docs")
         write_report(report, frame, card, Path(params.raw), folder, accepted)
     for finding in report.of("warning") if report.stops else report.findings:
         print(*describe(finding), sep="\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpgan import identities
-from dpgan.checks import tell_held_out
+from dpgan.checks import held_out_note
 from dpgan.config import need, train_settings
 from dpgan.errors import UserError
 from dpgan.files import new_folder, sole_holder, write_json
@@ -38,8 +38,8 @@ def train() -> None:
     settings = train_settings(params, card.preset)
     if params.train is None:
         raise UserError("params.yaml: train is null, so that nothing is trained; take the line out, or give it keys")
-    if told := tell_held_out(settings, len(splits(params, card)[0].ids)):
-        print(f"train     {told}", flush=True)
+    if note := held_out_note(settings, len(splits(params, card)[0].ids)):
+        print(f"train     {note}", flush=True)
     if settings.losses.perceptual and settings.perceptual_network == "vgg19":
         check_vgg19(params.run.vgg19)
     data = hashes(PREPARED)

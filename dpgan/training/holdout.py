@@ -25,7 +25,7 @@ class Holdout:
     """Scores a generator by FID and KID (lite0) between its images and the photos of the held-out pairs.
 
     N is small, so FID is biased upwards and only comparable within a run; KID is unbiased and picks `best`. Images are
-    made and looked at on `device`, `BATCH` at a time.
+    painted, and their features computed, on `device`, `BATCH` at a time.
     """
 
     def __init__(self, data: Split, chosen: np.ndarray, seed: int, device: torch.device) -> None:

@@ -219,22 +219,22 @@ def split_pairs(folder: Path, files: list[str], image: Series, label: Series) ->
     if listed := _listed(folder, files, image, label, ids[used[0]]):
         roles = listed.roles
         train, val = (len(listed.ids[role]) for role in ("train", "val"))
-        told = (
+        note = (
             f"{number(len(pairs), 'pair')}, split by {listed.pattern}: {train} to train on ({roles['train']}), {val} "
             f"to judge ({roles['val']})."
         )
         if listed.strangers:
             odd.append(f"Listed, but there is no such pair: {some(line.strip() for line in listed.strangers)}.")
         if listed.plain:
-            return Splitting(roles, listed.pattern, {}, pairs, (train, val), only, [told, *bare], odd)
+            return Splitting(roles, listed.pattern, {}, pairs, (train, val), only, [note, *bare], odd)
         lists = {LISTS.replace("{split}", roles[role]): sorted(listed.ids[role]) for role in roles}
-        told += f" They name files, not ids: written anew as {LISTS}."
-        return Splitting(roles, LISTS, lists, pairs, (train, val), only, [told, *bare], odd)
+        note += f" They name files, not ids: written anew as {LISTS}."
+        return Splitting(roles, LISTS, lists, pairs, (train, val), only, [note, *bare], odd)
     drawn = _draw(ids[used[0]])
     lists = {LISTS.replace("{split}", split): list_ for split, list_ in zip(("train", "val"), drawn, strict=True)}
-    told = (
+    note = (
         f"There is no split: {len(drawn[1])} of {number(len(pairs), 'pair')} were drawn for validation ({LISTS}). If "
         "photos are frames of a film or show the same places, that leaks: put whole films or places into one list."
     )
     counts = (len(drawn[0]), len(drawn[1]))
-    return Splitting({"train": "train", "val": "val"}, LISTS, lists, pairs, counts, only, bare, [told, *odd])
+    return Splitting({"train": "train", "val": "val"}, LISTS, lists, pairs, counts, only, bare, [note, *odd])

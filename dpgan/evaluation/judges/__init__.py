@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dpgan.checks import of_judge
+from dpgan.checks import of_judge, refuse
 from dpgan.config import JudgeSettings
 from dpgan.errors import UserError
 from dpgan.evaluation.engine import Engine
@@ -57,8 +57,7 @@ def make_judge(
     photos: uint8 [N, H, W, 3] and their label maps, class indices uint8 [N, H, W]; `trained` alone looks at them.
     UserError where weights are missing, others than the settings say, or were made for another label set.
     """
-    if found := of_judge(settings):
-        raise UserError("\n".join(found))
+    refuse(of_judge(settings))
     if settings.kind == "trained":
         from dpgan.evaluation.judges.trained import train_judge
 
